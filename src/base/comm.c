@@ -1,0 +1,143 @@
+#include "base/comm.h"
+
+#include "base/memory.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Open MPI 4 counts in int: larger messages travel in pieces of this many elements. */
+enum { PIECE = 1 << 26 };
+
+av_status av_mpi_check(int code, const char *call, const char *file, int line) {
+  if (code == MPI_SUCCESS) {
+    return AV_OK;
+  }
+  char text[MPI_MAX_ERROR_STRING] = "unknown MPI error";
+  int length = 0;
+  MPI_Error_string(code, text, &length);
+  return av_fail_at(AV_BUG, file, line, "%.60s: %s", call, text);
+}
+
+av_status av_comm_create(av_comm *comm, int *argc, char ***argv) {
+  *comm = (av_comm){.mpi = MPI_COMM_NULL, .size = 1, .local_size = 1};
+  int provided = 0;
+  AV_TRY(AV_MPI(MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided)));
+  AV_TRY(AV_MPI(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN)));
+  comm->mpi = MPI_COMM_WORLD;
+  AV_TRY(AV_MPI(MPI_Comm_rank(comm->mpi, &comm->rank)));
+  AV_TRY(AV_MPI(MPI_Comm_size(comm->mpi, &comm->size)));
+  MPI_Comm node = MPI_COMM_NULL;
+  AV_TRY(AV_MPI(
+      MPI_Comm_split_type(comm->mpi, MPI_COMM_TYPE_SHARED, comm->rank, MPI_INFO_NULL, &node)));
+  AV_TRY(AV_MPI(MPI_Comm_rank(node, &comm->local_rank)));
+  AV_TRY(AV_MPI(MPI_Comm_size(node, &comm->local_size)));
+  return AV_MPI(MPI_Comm_free(&node));
+}
+
+void av_comm_free(av_comm *comm) {
+  int initialized = 0;
+  int finalized = 0;
+  MPI_Initialized(&initialized);
+  MPI_Finalized(&finalized);
+  if (initialized && !finalized) {
+    MPI_Finalize();
+  }
+  comm->mpi = MPI_COMM_NULL;
+}
+
+void av_comm_self(av_comm *comm) {
+  *comm = (av_comm){.mpi = MPI_COMM_SELF, .rank = 0, .size = 1, .local_rank = 0, .local_size = 1};
+}
+
+_Noreturn void av_comm_abort(const av_comm *comm, av_status status) {
+  av_error_print();
+  MPI_Abort(comm->mpi, (int)status);
+  _Exit((int)status);
+}
+
+av_status av_agree(const av_comm *comm, av_status local) {
+  const int mine = local == AV_OK ? INT_MAX : comm->rank;
+  int first = INT_MAX;
+  AV_TRY(AV_MPI(MPI_Allreduce(&mine, &first, 1, MPI_INT, MPI_MIN, comm->mpi)));
+  if (first == INT_MAX) {
+    return AV_OK;
+  }
+  int code = (int)local;
+  AV_TRY(AV_MPI(MPI_Bcast(&code, 1, MPI_INT, first, comm->mpi)));
+  int length = (int)strlen(av_error_text()) + 1;
+  AV_TRY(AV_MPI(MPI_Bcast(&length, 1, MPI_INT, first, comm->mpi)));
+  char *text = av_calloc((size_t)length, 1);
+  if (text == NULL) {
+    av_comm_abort(comm, AV_NOMEM);
+  }
+  if (comm->rank == first) {
+    memcpy(text, av_error_text(), (size_t)length);
+  }
+  const av_status sent = AV_MPI(MPI_Bcast(text, length, MPI_CHAR, first, comm->mpi));
+  if (sent == AV_OK) {
+    av_error_set(text);
+  }
+  free(text);
+  return sent == AV_OK ? (av_status)code : sent;
+}
+
+static av_status reduce(const av_comm *comm, void *values, int64_t n, MPI_Datatype type,
+                        size_t size, MPI_Op op) {
+  char *at = values;
+  while (n > 0) {
+    const int now = n > PIECE ? PIECE : (int)n;
+    AV_TRY(AV_MPI(MPI_Allreduce(MPI_IN_PLACE, at, now, type, op, comm->mpi)));
+    at += (size_t)now * size;
+    n -= now;
+  }
+  return AV_OK;
+}
+
+av_status av_sum_i64(const av_comm *comm, int64_t *values, int64_t n) {
+  return reduce(comm, values, n, MPI_INT64_T, sizeof *values, MPI_SUM);
+}
+av_status av_sum_f64(const av_comm *comm, double *values, int64_t n) {
+  return reduce(comm, values, n, MPI_DOUBLE, sizeof *values, MPI_SUM);
+}
+av_status av_max_i64(const av_comm *comm, int64_t *values, int64_t n) {
+  return reduce(comm, values, n, MPI_INT64_T, sizeof *values, MPI_MAX);
+}
+av_status av_max_f64(const av_comm *comm, double *values, int64_t n) {
+  return reduce(comm, values, n, MPI_DOUBLE, sizeof *values, MPI_MAX);
+}
+av_status av_min_f64(const av_comm *comm, double *values, int64_t n) {
+  return reduce(comm, values, n, MPI_DOUBLE, sizeof *values, MPI_MIN);
+}
+
+av_status av_bcast(const av_comm *comm, void *data, int64_t bytes) {
+  char *at = data;
+  while (bytes > 0) {
+    const int now = bytes > PIECE ? PIECE : (int)bytes;
+    AV_TRY(AV_MPI(MPI_Bcast(at, now, MPI_BYTE, 0, comm->mpi)));
+    at += now;
+    bytes -= now;
+  }
+  return AV_OK;
+}
+
+av_status av_bcast_text(const av_comm *comm, char **text) {
+  int64_t length = -1;
+  if (comm->rank == 0 && *text != NULL) {
+    length = (int64_t)strlen(*text) + 1;
+  }
+  AV_TRY(av_bcast(comm, &length, (int64_t)sizeof length));
+  if (length < 0) {
+    *text = NULL;
+    return AV_OK;
+  }
+  if (comm->rank != 0) {
+    *text = av_calloc((size_t)length, 1);
+    if (*text == NULL) {
+      av_comm_abort(comm,
+                    av_fail(AV_NOMEM, "out of memory (%lld bytes of text)", (long long)length));
+    }
+  }
+  return av_bcast(comm, *text, length);
+}

@@ -1,0 +1,57 @@
+/* The ranks of a run: who they are, host reductions and agreement on success.
+ *
+ * Rule of the whole program: after local work that can fail, and before the next collective, every
+ * rank calls av_agree(). A rank that fails alone between two collectives, where the others cannot
+ * be told, calls av_comm_abort().
+ */
+#ifndef AV_BASE_COMM_H
+#define AV_BASE_COMM_H
+
+#include "base/status.h"
+
+#include <mpi.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef struct av_comm {
+  MPI_Comm mpi; /* all ranks of the run; errors are returned, not fatal */
+  int rank;
+  int size;
+  int local_rank; /* among the ranks that share this node's memory */
+  int local_size;
+} av_comm;
+
+/* Checks the return code of an MPI call and turns it into an av_status. */
+#define AV_MPI(call) av_mpi_check((call), #call, __FILE__, __LINE__)
+av_status av_mpi_check(int code, const char *call, const char *file, int line);
+
+/* Initialises MPI and fills `comm`. Collective. */
+av_status av_comm_create(av_comm *comm, int *argc, char ***argv);
+/* Finalises MPI. Collective. */
+void av_comm_free(av_comm *comm);
+/* A communicator of this one process, without collectives over others: for tests and for commands
+ * that one rank runs. Nothing to free. */
+void av_comm_self(av_comm *comm);
+
+/* Prints the recorded error and ends every rank with `status`. For failures that only this rank
+ * knows of. Does not return. */
+_Noreturn void av_comm_abort(const av_comm *comm, av_status status);
+
+/* Returns AV_OK if `local` is AV_OK on every rank. Otherwise returns, on every rank, the code of
+ * the lowest failing rank, and the recorded error text becomes that rank's text. Collective. */
+av_status av_agree(const av_comm *comm, av_status local);
+
+/* In-place sums, maxima over the ranks; the result is on every rank. Collective. */
+av_status av_sum_i64(const av_comm *comm, int64_t *values, int64_t n);
+av_status av_sum_f64(const av_comm *comm, double *values, int64_t n);
+av_status av_max_i64(const av_comm *comm, int64_t *values, int64_t n);
+av_status av_max_f64(const av_comm *comm, double *values, int64_t n);
+av_status av_min_f64(const av_comm *comm, double *values, int64_t n);
+
+/* Broadcasts `bytes` bytes from rank 0 (any size, in pieces). Collective. */
+av_status av_bcast(const av_comm *comm, void *data, int64_t bytes);
+/* Broadcasts a NUL-terminated string from rank 0. On the other ranks *text receives a new string
+ * that the caller frees; NULL travels as NULL. Collective. */
+av_status av_bcast_text(const av_comm *comm, char **text);
+
+#endif

@@ -1,0 +1,120 @@
+#include "base/memory.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { ALIGNMENT = 64 };
+
+static void *aligned(size_t n, size_t size) {
+  size_t bytes = 0;
+  if (__builtin_mul_overflow(n, size, &bytes) || bytes > SIZE_MAX - ALIGNMENT) {
+    return NULL;
+  }
+  bytes = (bytes + ALIGNMENT) / ALIGNMENT * ALIGNMENT;
+  return aligned_alloc(ALIGNMENT, bytes);
+}
+
+void *av_calloc(size_t n, size_t size) {
+  void *block = aligned(n, size);
+  if (block != NULL) {
+    memset(block, 0, n * size);
+  }
+  return block;
+}
+
+void *av_malloc(size_t n, size_t size) {
+  void *block = aligned(n, size);
+#ifndef NDEBUG
+  if (block != NULL) {
+    memset(block, 0xff, n * size);
+  }
+#endif
+  return block;
+}
+
+void *av_realloc(void *old, size_t n, size_t size) {
+  size_t bytes = 0;
+  if (__builtin_mul_overflow(n, size, &bytes)) {
+    return NULL;
+  }
+  return realloc(old, bytes == 0 ? 1 : bytes);
+}
+
+char *av_strdup(const char *text) { return strdup(text); }
+
+char *av_format(const char *format, ...) {
+  va_list args;
+  va_start(args, format);
+  char *text = NULL;
+  const int length = vasprintf(&text, format, args);
+  va_end(args);
+  return length < 0 ? NULL : text;
+}
+
+/* A line "NAME:   123 kB" of /proc/self/status, bytes; 0 if there is none. */
+static int64_t status_line(const char *name) {
+  FILE *file = fopen("/proc/self/status", "r");
+  char line[256];
+  long long kilobytes = 0;
+  if (file == NULL) {
+    return 0;
+  }
+  const size_t length = strlen(name);
+  while (fgets(line, sizeof line, file) != NULL) {
+    if (strncmp(line, name, length) == 0 && sscanf(line + length, ": %lld kB", &kilobytes) == 1) {
+      break;
+    }
+  }
+  fclose(file);
+  return (int64_t)kilobytes * 1024;
+}
+
+/* Not getrusage(): its maximum begins with that of the process that started this one. */
+int64_t av_memory_peak(void) { return status_line("VmHWM"); }
+
+int64_t av_memory_now(void) { return status_line("VmRSS"); }
+
+/* The first number in a small file such as /sys/fs/cgroup/memory.max; -1 if there is none. */
+static int64_t number_in(const char *path) {
+  FILE *file = fopen(path, "r");
+  long long value = -1;
+  if (file == NULL) {
+    return -1;
+  }
+  if (fscanf(file, "%lld", &value) != 1) {
+    value = -1;
+  }
+  fclose(file);
+  return (int64_t)value;
+}
+
+int64_t av_memory_available(void) {
+  int64_t available = -1;
+  FILE *file = fopen("/proc/meminfo", "r");
+  if (file != NULL) {
+    char line[256];
+    while (fgets(line, sizeof line, file) != NULL) {
+      long long kilobytes = 0;
+      if (sscanf(line, "MemAvailable: %lld kB", &kilobytes) == 1) {
+        available = (int64_t)kilobytes * 1024;
+        break;
+      }
+    }
+    fclose(file);
+  }
+  /* control group, version 2 and version 1; a container sees its own group as the root */
+  static const char *const files[][2] = {
+      {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"},
+      {"/sys/fs/cgroup/memory/memory.limit_in_bytes",
+       "/sys/fs/cgroup/memory/memory.usage_in_bytes"}};
+  for (size_t i = 0; i < sizeof files / sizeof *files; ++i) {
+    const int64_t limit = number_in(files[i][0]);
+    const int64_t used = number_in(files[i][1]);
+    if (limit >= 0 && used >= 0 && (available < 0 || limit - used < available)) {
+      available = limit - used;
+    }
+  }
+  return available;
+}
