@@ -1,0 +1,305 @@
+/* Matrices with a row per cell, gathered from all ranks in rounds of bounded size.
+ *
+ * The rows are cut into blocks by a grid over all cells. In every round each rank fills the part of
+ * its next block that lies in its slab; all agree that this went well, and that rank 0 could write
+ * the round before; then the parts go to rank 0. So nobody waits for a rank that failed.
+ */
+#include "base/memory.h"
+#include "io/h5.h"
+#include "io/h5ad_put.h"
+#include "io/writer.h"
+
+#include <limits.h>
+#include <string.h>
+#include <zlib.h>
+
+/* Fills rows of this rank's slab (local numbering) of every matrix, one matrix after the other. */
+typedef av_status (*fill_function)(void *context, int64_t first_row, int64_t n_rows, void *out);
+
+enum { MOST_MATRICES = 2 };
+
+typedef struct cell_stream {
+  av_writer *writer;
+  int n_matrices;
+  const char *link[MOST_MATRICES];  /* NULL: filled, but not wanted */
+  hid_t dataset[MOST_MATRICES];     /* rank 0 */
+  uint32_t checksum[MOST_MATRICES]; /* of this rank's slab */
+  int n_dims;
+  int64_t n_columns;
+  hid_t stored, memory;
+  int64_t row_bytes, block_rows, chunk_rows;
+  int level;
+  fill_function fill;
+  void *context;
+  unsigned char *block;    /* block_rows rows of each matrix */
+  unsigned char *received; /* rank 0: block_rows rows of one */
+} cell_stream;
+
+/* Rows of the slab of `rank` that its round `round` deals with, global numbers: [*first, return).
+ */
+static int64_t part_of(const cell_stream *s, int rank, int64_t round, int64_t *first) {
+  const av_partition *partition = &s->writer->dataset->partition;
+  const int64_t begin = av_rank_first(partition, rank);
+  const int64_t end = av_rank_first(partition, rank + 1);
+  const int64_t low = (begin / s->block_rows + round) * s->block_rows;
+  const int64_t high = low + s->block_rows;
+  *first = low > begin ? low : begin;
+  *first = *first < end ? *first : end;
+  return high < end ? high : end;
+}
+
+static int64_t count_rounds(const cell_stream *s) {
+  const av_partition *partition = &s->writer->dataset->partition;
+  int64_t most = 0;
+  for (int rank = 0; rank < s->writer->comm->size; ++rank) {
+    const int64_t begin = av_rank_first(partition, rank);
+    const int64_t end = av_rank_first(partition, rank + 1);
+    const int64_t rounds = end > begin ? (end - 1) / s->block_rows - begin / s->block_rows + 1 : 0;
+    most = rounds > most ? rounds : most;
+  }
+  return most;
+}
+
+static av_status write_part(const cell_stream *s, int matrix, int64_t first, int64_t n,
+                            const void *values) {
+  const hsize_t start[2] = {(hsize_t)first, 0};
+  const hsize_t count[2] = {(hsize_t)n, (hsize_t)s->n_columns};
+  const char *link = s->link[matrix];
+  hid_t file = -1;
+  hid_t memory = -1;
+  av_status status = AV_OK;
+  AV_GO(status, AV_H5_ID(memory, H5Screate_simple(s->n_dims, count, NULL), link), done);
+  AV_GO(status, AV_H5_ID(file, H5Dget_space(s->dataset[matrix]), link), done);
+  AV_GO(status, AV_H5(H5Sselect_hyperslab(file, H5S_SELECT_SET, start, NULL, count, NULL), link),
+        done);
+  AV_GO(status,
+        AV_H5(H5Dwrite(s->dataset[matrix], s->memory, memory, file, H5P_DEFAULT, values), link),
+        done);
+
+done:
+  av_h5_close(&file);
+  av_h5_close(&memory);
+  return av_safe_file_failed(&s->writer->file, status);
+}
+
+/* Rank 0 writes its own part and those that arrive. After a failure it receives on, so that no
+ * sender waits. */
+static av_status collect_round(cell_stream *s, int64_t round) {
+  const av_comm *comm = s->writer->comm;
+  av_status status = AV_OK;
+  for (int rank = 0; rank < comm->size; ++rank) {
+    int64_t first = 0;
+    const int64_t n = part_of(s, rank, round, &first) - first;
+    for (int m = 0; m < s->n_matrices && n > 0; ++m) {
+      if (s->link[m] == NULL) {
+        continue;
+      }
+      const unsigned char *values = s->block + (size_t)m * (size_t)(n * s->row_bytes);
+      if (rank > 0) {
+        values = s->received;
+        const av_status arrived = AV_MPI(MPI_Recv(s->received, (int)(n * s->row_bytes), MPI_BYTE,
+                                                  rank, m, comm->mpi, MPI_STATUS_IGNORE));
+        status = status == AV_OK ? arrived : status;
+      }
+      if (status == AV_OK) {
+        status = write_part(s, m, first, n, values);
+      }
+    }
+  }
+  return status;
+}
+
+static av_status send_round(const cell_stream *s, int64_t n) {
+  const av_comm *comm = s->writer->comm;
+  for (int m = 0; m < s->n_matrices && n > 0; ++m) {
+    const int64_t bytes = n * s->row_bytes;
+    if (s->link[m] != NULL) {
+      AV_TRY(AV_MPI(
+          MPI_Send(s->block + (size_t)m * (size_t)bytes, (int)bytes, MPI_BYTE, 0, m, comm->mpi)));
+    }
+  }
+  return AV_OK;
+}
+
+static av_status fill_round(cell_stream *s, int64_t first, int64_t n) {
+  if (n <= 0) {
+    return AV_OK;
+  }
+  AV_TRY(s->fill(s->context, first - s->writer->dataset->first, n, s->block));
+  const int64_t bytes = n * s->row_bytes;
+  for (int m = 0; m < s->n_matrices; ++m) {
+    s->checksum[m] = av_checksum(s->checksum[m], s->block + (size_t)m * (size_t)bytes, bytes);
+  }
+  return AV_OK;
+}
+
+static av_status run_rounds(cell_stream *s) {
+  const av_comm *comm = s->writer->comm;
+  const int64_t n_rounds = count_rounds(s);
+  av_status last = AV_OK; /* of the exchange before */
+  for (int64_t round = 0; round < n_rounds; ++round) {
+    int64_t first = 0;
+    const int64_t n = part_of(s, comm->rank, round, &first) - first;
+    AV_TRY(av_agree(comm, last != AV_OK ? last : fill_round(s, first, n)));
+    last = comm->rank == 0 ? collect_round(s, round) : send_round(s, n);
+  }
+  return av_agree(comm, last);
+}
+
+static av_status open_stream(cell_stream *s) {
+  const av_comm *comm = s->writer->comm;
+  const int64_t room = s->block_rows * s->row_bytes;
+  if (room > INT_MAX) {
+    return av_fail(AV_NOMEM, "a row of %lld bytes is too long for one message",
+                   (long long)s->row_bytes);
+  }
+  s->block = av_malloc((size_t)room, (size_t)s->n_matrices);
+  AV_TRY_ALLOC(s->block);
+  if (comm->rank != 0) {
+    return AV_OK;
+  }
+  s->received = av_malloc((size_t)(comm->size > 1 ? room : 0), 1);
+  AV_TRY_ALLOC(s->received);
+  const hsize_t dims[2] = {(hsize_t)s->writer->dataset->n_cells, (hsize_t)s->n_columns};
+  for (int m = 0; m < s->n_matrices; ++m) {
+    if (s->link[m] == NULL) {
+      continue;
+    }
+    AV_TRY(av_writer_prepare(s->writer, s->link[m]));
+    char *what = av_writer_what(s->writer, s->link[m]);
+    AV_TRY_ALLOC(what);
+    const av_status status = av_put_matrix(&s->dataset[m], s->writer->h5, s->link[m], s->n_dims,
+                                           dims, s->stored, s->chunk_rows, s->level, what);
+    free(what);
+    AV_TRY(av_safe_file_failed(&s->writer->file, status));
+  }
+  return AV_OK;
+}
+
+/* Rank 0: one checksum of all slabs, in row order. */
+static av_status join_checksums(const cell_stream *s, const uint32_t *all, int matrix) {
+  const av_writer *writer = s->writer;
+  const av_partition *partition = &writer->dataset->partition;
+  av_written entry = {.link = (char *)(uintptr_t)s->link[matrix],
+                      .n_dims = s->n_dims,
+                      .dims = {(hsize_t)writer->dataset->n_cells, (hsize_t)s->n_columns},
+                      .checksummed = true,
+                      .block_rows = s->block_rows};
+  for (int rank = 0; rank < writer->comm->size; ++rank) {
+    const int64_t n = av_rank_first(partition, rank + 1) - av_rank_first(partition, rank);
+    if (n > 0 && s->row_bytes > 0) {
+      entry.checksum = (uint32_t)crc32_combine(entry.checksum, all[rank * MOST_MATRICES + matrix],
+                                               (z_off_t)(n * s->row_bytes));
+    }
+  }
+  return av_writer_remember(s->writer, &entry);
+}
+
+static av_status close_stream(cell_stream *s) {
+  const av_comm *comm = s->writer->comm;
+  uint32_t *all = av_calloc((size_t)comm->size * MOST_MATRICES, sizeof *all);
+  av_status status = all == NULL ? av_fail(AV_NOMEM, "out of memory (checksums)") : AV_OK;
+  AV_GO(status, av_agree(comm, status), done);
+  AV_GO(status,
+        AV_MPI(MPI_Gather(s->checksum, MOST_MATRICES, MPI_UINT32_T, all, MOST_MATRICES,
+                          MPI_UINT32_T, 0, comm->mpi)),
+        done);
+  for (int m = 0; m < s->n_matrices && comm->rank == 0 && status == AV_OK; ++m) {
+    if (s->link[m] != NULL) {
+      const hid_t dataset = s->dataset[m];
+      s->dataset[m] = -1;
+      status = av_safe_file_failed(&s->writer->file, AV_H5(H5Dclose(dataset), s->link[m]));
+    }
+    if (status == AV_OK && s->link[m] != NULL) {
+      status = join_checksums(s, all, m);
+    }
+  }
+  status = av_agree(comm, status);
+
+done:
+  free(all);
+  return status;
+}
+
+static av_status run_stream(cell_stream *s) {
+  enum { CHUNK_BYTES = 1 << 20 };
+  for (int m = 0; m < MOST_MATRICES; ++m) {
+    s->dataset[m] = -1;
+  }
+  s->chunk_rows = s->row_bytes > 0 && s->row_bytes < CHUNK_BYTES ? CHUNK_BYTES / s->row_bytes : 1;
+  /* whole chunks a block: only those on the border of two slabs are written in two parts */
+  s->block_rows = av_block_rows(s->row_bytes, s->level > 0 ? s->chunk_rows : 1);
+  av_status status = av_agree(s->writer->comm, open_stream(s));
+  if (status == AV_OK && s->row_bytes > 0) {
+    status = run_rounds(s);
+  }
+  if (status == AV_OK) {
+    status = close_stream(s);
+  }
+  for (int m = 0; m < MOST_MATRICES; ++m) {
+    av_h5_close(&s->dataset[m]);
+  }
+  free(s->block);
+  free(s->received);
+  return status;
+}
+
+typedef struct float_fill {
+  av_fill_rows fill;
+  void *context;
+} float_fill;
+
+static av_status fill_floats(void *context, int64_t first_row, int64_t n_rows, void *out) {
+  const float_fill *caller = context;
+  return caller->fill(caller->context, first_row, n_rows, out);
+}
+
+static av_status write_floats(av_writer *writer, int n_matrices, const char *link_a,
+                              const char *link_b, int64_t n_columns, av_fill_rows fill,
+                              void *context) {
+  float_fill caller = {fill, context};
+  cell_stream stream = {.writer = writer,
+                        .n_matrices = n_matrices,
+                        .link = {link_a, link_b},
+                        .n_dims = 2,
+                        .n_columns = n_columns,
+                        .stored = H5T_IEEE_F32LE,
+                        .memory = H5T_NATIVE_FLOAT,
+                        .row_bytes = n_columns * (int64_t)sizeof(float),
+                        .level = (int)writer->config->output.compression,
+                        .fill = fill_floats,
+                        .context = &caller};
+  return run_stream(&stream);
+}
+
+av_status av_writer_cell_matrix(av_writer *writer, const char *link, int64_t n_columns,
+                                av_fill_rows fill, void *context) {
+  return write_floats(writer, 1, link, NULL, n_columns, fill, context);
+}
+
+av_status av_writer_cell_matrix_pair(av_writer *writer, const char *link_a, const char *link_b,
+                                     int64_t n_columns, av_fill_rows fill, void *context) {
+  return link_a == NULL && link_b == NULL
+             ? AV_OK
+             : write_floats(writer, 2, link_a, link_b, n_columns, fill, context);
+}
+
+static av_status fill_bytes(void *context, int64_t first_row, int64_t n_rows, void *out) {
+  memcpy(out, (const int8_t *)context + first_row, (size_t)n_rows);
+  return AV_OK;
+}
+
+av_status av_writer_cell_bytes(av_writer *writer, const char *link, const int8_t *values) {
+  cell_stream stream = {.writer = writer,
+                        .n_matrices = 1,
+                        .link = {link},
+                        .n_dims = 1,
+                        .n_columns = 1,
+                        .stored = H5T_STD_I8LE,
+                        .memory = H5T_NATIVE_INT8,
+                        .row_bytes = 1,
+                        .level = (int)writer->config->output.compression,
+                        .fill = fill_bytes,
+                        .context = (void *)(uintptr_t)values};
+  return run_stream(&stream);
+}
