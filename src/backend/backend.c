@@ -1,0 +1,53 @@
+/* The list of backends in this build, and opening one. */
+#include "backend/backend.h"
+
+#include "backend/cpu/cpu.h"
+#include "backend/reference/reference.h"
+#include "config/config.h"
+
+#include <string.h>
+
+/* A compiler checks the signatures in an operations table but not that it is complete. */
+static av_status check_complete(const av_backend_ops *ops) {
+  const char *first = (const char *)&ops->open;
+  const char *last = (const char *)(ops + 1);
+  for (const char *at = first; at < last; at += sizeof(void (*)(void))) {
+    void (*operation)(void) = NULL;
+    memcpy(&operation, at, sizeof operation);
+    if (operation == NULL) {
+      return AV_FAIL_BUG("backend %s lacks operation number %d", ops->name,
+                         (int)((at - first) / (int)sizeof operation));
+    }
+  }
+  return AV_OK;
+}
+
+av_status av_backend_open(av_backend *be, int choice, const av_comm *comm, int threads,
+                          bool strict) {
+  const av_backend_ops *ops = NULL;
+  switch (choice) {
+    case AV_BACKEND_AUTO:
+    case AV_BACKEND_CPU:
+      ops = &av_backend_cpu;
+      break;
+    case AV_BACKEND_REFERENCE:
+      ops = &av_backend_reference;
+      break;
+    default:
+      return av_fail(AV_NODEVICE,
+                     "[runtime] backend = cuda: this build has no CUDA; the backends in it are %s",
+                     av_backend_names());
+  }
+  AV_TRY(check_complete(ops));
+  *be = (av_backend){.ops = ops, .comm = comm, .threads = threads, .strict = strict};
+  return av_agree(comm, ops->open(be));
+}
+
+void av_backend_close(av_backend *be) {
+  if (be->ops != NULL) {
+    be->ops->close(be);
+  }
+  *be = (av_backend){0};
+}
+
+const char *av_backend_names(void) { return "cpu, reference"; }

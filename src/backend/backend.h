@@ -1,0 +1,273 @@
+/* The boundary between the model and the machine it runs on.
+ *
+ * Model code (src/model) is written once, in terms of the coarse operations below, and never
+ * dereferences what it passes to them. A backend implements them: `reference` (plain loops in
+ * double, the readable definition and the tests' oracle) and `cpu` (threads, vectors, BLAS); `cuda`
+ * will live in gpu/. The same tests run on each.
+ *
+ * Letters (as everywhere): B cells of the global minibatch that this rank holds, Bg of all ranks, G
+ * genes, S batches, K latent dimensions, n and m widths. Matrices are row-major. Weights are stored
+ * input-major, (in, out), so that a gene's or a category's row is contiguous.
+ *
+ * Three kinds of array, opaque to the model (incomplete types: only a backend can look inside):
+ *   av_real  parameters and activations: float, or double in the reference
+ *   av_grad  gradients: as av_real, or double where sums over cells must be order-free
+ *   av_sum   sums over cells (moments, losses): double
+ *
+ * Sums over cells are local to the rank, and *added* to what the array holds, unless said
+ * otherwise; av_backend_allreduce makes them global. Gradients are those of the SUM over cells of
+ * the loss; adam's `scale` makes them a mean.
+ *
+ * Order-free mode (runtime.reproducible = strict): every sum over cells is made of terms rounded to
+ * a power of two that all ranks agree on, so that additions are exact and any split over ranks or
+ * threads gives the same bits; what belongs to one cell is computed in an order that does not
+ * depend on its neighbours. Operations marked [sum] may then communicate: all ranks must call them,
+ * in the same order, also with B = 0. (The model does so always.) Losses are sums over a whole
+ * epoch: there the quantum is fixed, and nothing is communicated, so that inference may differ in
+ * passes between ranks.
+ *
+ * Arrays are allocated before training. After that an operation cannot fail in a way a user could
+ * mend, so operations return void; allocation and transfers return av_status. A backend that meets
+ * a broken device or communicator ends the run through av_comm_abort.
+ */
+#ifndef AV_BACKEND_BACKEND_H
+#define AV_BACKEND_BACKEND_H
+
+#include "base/comm.h"
+#include "base/status.h"
+#include "data/dataset.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct av_real av_real;
+typedef struct av_grad av_grad;
+typedef struct av_sum av_sum;
+typedef struct av_data av_data;   /* a rank's slab of counts and facts about its cells, resident */
+typedef struct av_batch av_batch; /* some of its rows, ready for the operations */
+
+typedef struct av_backend av_backend;
+
+typedef enum av_kind { AV_REAL, AV_GRAD, AV_SUM, AV_KINDS } av_kind;
+
+/* Counter of the random draws of one pass: who draws is decided by the cell, never by rank or
+ * thread. */
+typedef struct av_draw {
+  uint64_t seed;
+  uint32_t epoch; /* training: epoch; inference: number of the sample */
+  uint32_t
+      purpose; /* AV_DRAW_LATENT when training, AV_DRAW_POSTERIOR after; dropout uses its own */
+} av_draw;
+
+/* BatchNorm (eps 1e-3, momentum 0.01) + ReLU + dropout on (B, n). */
+typedef struct av_norm {
+  int64_t n;
+  bool training; /* minibatch moments, running statistics updated, dropout; else running ones */
+  bool relu;
+  double dropout; /* probability; 0 for none */
+  uint32_t layer; /* tells the draws of different layers apart */
+  av_draw draw;
+  int64_t n_cells; /* Bg: cells in the moments */
+} av_norm;
+
+/* The latent draw. */
+typedef struct av_latent {
+  int64_t n_latent;
+  bool latent_library; /* l is drawn from its own posterior; else the observed log library */
+  bool sample;         /* draw; false: z = mean, l = mean */
+  double kl_weight;    /* of KL(z), for the gradient */
+  av_draw draw;
+} av_latent;
+
+/* One output head of the decoder: logits (B, G) = [x, one-hot(batch)] w + c. */
+typedef struct av_head {
+  const av_real *w; /* (in + n_onehot, G) */
+  const av_real *c; /* (G) */
+  av_grad *dw;      /* (in + n_onehot, G); NULL without gradients */
+  av_grad *dc;      /* (G) */
+} av_head;
+
+/* Decoder and likelihood in one pass. */
+typedef struct av_decode {
+  int likelihood;       /* AV_LIKELIHOOD_* of config.h */
+  int64_t n_genes;      /* G */
+  int64_t n_in;         /* width of x */
+  int64_t n_onehot;     /* S, or 0: x is followed by no one-hot */
+  int64_t n_dispersion; /* rows of px_r: 1 or S (row = the cell's batch) */
+  av_head scale;        /* rho = softmax over genes */
+  av_head dropout;      /* zero-inflation logits; used by ZINB only */
+  const av_real *px_r;  /* (n_dispersion, G): theta = exp(px_r); unused by Poisson */
+  av_grad *dpx_r;       /* (n_dispersion, G); NULL without gradients */
+} av_decode;
+
+/* A linear layer to G genes followed by BatchNorm over cells, folded into one affine map (model.md
+ * section 5): logits = [z, one-hot] A + c. */
+typedef struct av_fold {
+  int64_t n_genes, n_in, n_onehot; /* D = n_in + n_onehot */
+  bool training;                   /* moments of the minibatch; else running ones */
+  int64_t n_cells;                 /* Bg */
+  const av_real *w;                /* (D, G) */
+  const av_real *gamma;            /* (G) */
+  const av_real *beta;             /* (G) */
+  av_real *running;                /* (2, G): mean, variance */
+  av_real *a;                      /* (D, G) out of fold */
+  av_real *c;                      /* (G) out of fold */
+  av_real *inv_sigma;              /* (G) out of fold: 1/sqrt(variance + eps) */
+} av_fold;
+
+typedef struct av_adam {
+  double lr, beta1, beta2, eps, weight_decay;
+  double scale; /* gradients are multiplied by this first: 1 / Bg */
+  int64_t step; /* from 1 */
+} av_adam;
+
+typedef struct av_backend_ops {
+  const char *name;
+
+  /* REQUIRED: life */
+  av_status (*open)(av_backend *be);
+  void (*close)(av_backend *be);
+
+  /* REQUIRED: memory. Arrays are zeroed. read and write convert from and to double. */
+  av_status (*alloc)(av_backend *be, av_kind kind, int64_t n, void **array);
+  void (*release)(av_backend *be, void *array);
+  av_status (*write)(av_backend *be, av_kind kind, void *array, int64_t n, const double *values);
+  av_status (*read)(av_backend *be, av_kind kind, const void *array, int64_t n, double *values);
+  void (*zero)(av_backend *be, av_kind kind, void *array, int64_t n);
+
+  /* REQUIRED: data. `dataset` is borrowed and must outlive the handle. */
+  av_status (*data_load)(av_backend *be, const av_dataset *dataset, av_data **data);
+  void (*data_free)(av_backend *be, av_data *data);
+  /* A batch that can hold up to max_rows rows of `data`. */
+  av_status (*batch_create)(av_backend *be, av_data *data, int64_t max_rows, av_batch **batch);
+  void (*batch_free)(av_backend *be, av_batch *batch);
+  /* Points `batch` at n local rows (numbers within the slab, host memory); n <= max_rows, may be 0.
+   */
+  void (*batch_select)(av_backend *be, av_batch *batch, int64_t n, const int64_t *rows);
+
+  /* REQUIRED: encoder */
+  /* y (B, n) = f(counts) w + bias, f = log1p or identity; w (G, n), bias (n). */
+  void (*sparse_linear)(av_backend *be, const av_batch *batch, bool log1p, int64_t n,
+                        const av_real *w, const av_real *bias, av_real *y);
+  /* [sum] dw (G, n) += f(counts)^T dy, dbias (n) += column sums of dy (B, n). */
+  void (*sparse_linear_grad)(av_backend *be, const av_batch *batch, bool log1p, int64_t n,
+                             const av_real *dy, av_grad *dw, av_grad *dbias);
+  /* y (B, n) = [x (B, m; row stride x_stride), one-hot(batch) if n_onehot > 0] w + bias;
+   * w (m + n_onehot, n); bias (n) or NULL. */
+  void (*linear)(av_backend *be, const av_batch *batch, int64_t m, int64_t n_onehot, int64_t n,
+                 const av_real *x, int64_t x_stride, const av_real *w, const av_real *bias,
+                 av_real *y);
+  /* [sum] dx (B, m; row stride dx_stride) = dy w^T (skipped if NULL); dw += [x, one-hot]^T dy;
+   * dbias += column sums of dy (skipped if NULL). */
+  void (*linear_grad)(av_backend *be, const av_batch *batch, int64_t m, int64_t n_onehot, int64_t n,
+                      const av_real *x, int64_t x_stride, const av_real *w, const av_real *dy,
+                      av_real *dx, int64_t dx_stride, av_grad *dw, av_grad *dbias);
+  /* [sum] moments (2, n) = column sums of x (B, n) and of its squares (overwritten). */
+  void (*moments)(av_backend *be, const av_batch *batch, int64_t n, const av_real *x,
+                  av_sum *moments);
+  /* y (B, n) = dropout(relu(gamma (x - mean) / sqrt(var + 1e-3) + beta)). Training: mean and biased
+   * var from the global moments over norm->n_cells, and running (2, n) moves by 0.01 towards mean
+   * and the unbiased variance; else from running. A kept unit is scaled by 1/(1 - p). */
+  void (*norm_act)(av_backend *be, const av_batch *batch, const av_norm *norm, const av_real *x,
+                   const av_sum *moments, const av_real *gamma, const av_real *beta,
+                   av_real *running, av_real *y);
+  /* [sum] With d the gradient on the normalised, scaled and shifted value (dy through dropout and
+   * ReLU, whose mask is y > 0): back (2, n) = column sums of d and of d * xhat (overwritten);
+   * dgamma += sum d xhat, dbeta += sum d. */
+  void (*norm_act_sums)(av_backend *be, const av_batch *batch, const av_norm *norm,
+                        const av_real *x, const av_sum *moments, const av_real *gamma,
+                        const av_real *y, const av_real *dy, av_sum *back, av_grad *dgamma,
+                        av_grad *dbeta);
+  /* dx (B, n) from dy, with `back` made global; dx may be dy. */
+  void (*norm_act_grad)(av_backend *be, const av_batch *batch, const av_norm *norm,
+                        const av_real *x, const av_sum *moments, const av_real *gamma,
+                        const av_real *y, const av_real *dy, const av_sum *back, av_real *dx);
+
+  /* REQUIRED: latent variables */
+  /* z_head (B, 2K): mean, log(variance - 1e-4) of q(z); l_head (B, 2): the same of q(l), NULL with
+   * an observed library; prior (S, 2): mean and variance of log library in each batch. z (B, K), l
+   * (B) receive the draw (or means); losses (3) += {0, sum KL(z), sum KL(l)}. */
+  void (*latent_draw)(av_backend *be, const av_batch *batch, const av_latent *latent,
+                      const av_real *z_head, const av_real *l_head, const av_sum *prior, av_real *z,
+                      av_real *l, av_sum *losses);
+  /* From gradients on z and l: those on the heads, KL terms (kl_weight KL(z) + KL(l)) included. The
+   * draw is made again from its counters. */
+  void (*latent_grad)(av_backend *be, const av_batch *batch, const av_latent *latent,
+                      const av_real *z_head, const av_real *l_head, const av_sum *prior,
+                      const av_real *dz, const av_real *dl, av_real *dz_head, av_real *dl_head);
+
+  /* REQUIRED: linear decoder with BatchNorm, folded */
+  /* [sum] stats (S (1 + K) + K K) with S = max(n_onehot, 1): cells per batch; sums of z per batch
+   * (S, K); sums of z z^T (K, K) (overwritten). */
+  void (*fold_sums)(av_backend *be, const av_batch *batch, int64_t n_in, int64_t n_onehot,
+                    const av_real *z, av_sum *stats);
+  /* a, c, inv_sigma from the global stats (training: running moves as in norm_act) or from running.
+   */
+  void (*fold)(av_backend *be, const av_fold *fold, const av_sum *stats);
+  /* [sum] From p (D, G) = [z, one-hot]^T d and s (G) = column sums of d, d the gradient on the
+   * logits: dw (D, G), dgamma, dbeta += ; back (K + K D) += {A_z s, M_z.} of model.md section 5.
+   * Everything here is linear in p and s, so local p, s give local results. (Order-free: what
+   * follows the sums rounds, so p and s are made global here, rank 0 contributes the whole and the
+   * others nothing.) */
+  void (*fold_grad)(av_backend *be, const av_fold *fold, const av_sum *stats, const av_grad *p,
+                    const av_grad *s, av_grad *dw, av_grad *dgamma, av_grad *dbeta, av_sum *back);
+  /* dz (B, K) -= (A_z s) / Bg + M ([z, one-hot] - mean), with `back` and `stats` global. */
+  void (*fold_correct)(av_backend *be, const av_batch *batch, const av_fold *fold,
+                       const av_sum *stats, const av_sum *back, const av_real *z, av_real *dz);
+
+  /* REQUIRED: decoder */
+  /* Negative log-likelihood of the batch's counts: losses (3) += {sum, 0, 0}. [sum] with gradients
+   * (scale.dw != NULL): dx (B, n_in) and dl (B) written, head and dispersion gradients added.
+   * No (B, G) array need exist. */
+  void (*decode_nll)(av_backend *be, const av_batch *batch, const av_decode *decode,
+                     const av_real *x, const av_real *l, av_sum *losses, av_real *dx, av_real *dl);
+  /* The same log-likelihood per cell, host memory nll (B); no gradients. */
+  av_status (*decode_cells)(av_backend *be, const av_batch *batch, const av_decode *decode,
+                            const av_real *x, const av_real *l, double *nll);
+  /* rho (B, G) and mu = exp(l) rho, host memory; either may be NULL. */
+  av_status (*decode_output)(av_backend *be, const av_batch *batch, const av_decode *decode,
+                             const av_real *x, const av_real *l, float *rho, float *mu);
+
+  /* REQUIRED: optimiser. One pass: g = scale * grad + weight_decay * p; moments; update; grad = 0.
+   */
+  void (*adam)(av_backend *be, const av_adam *adam, int64_t n, av_real *params, av_grad *grads,
+               av_real *m, av_real *v);
+
+  /* REQUIRED: ranks. Starts and completes an in-place global sum; several may be under way, they
+   * complete together. Collective. */
+  void (*allreduce_begin)(av_backend *be, av_kind kind, void *array, int64_t n);
+  void (*allreduce_end)(av_backend *be);
+} av_backend_ops;
+
+struct av_backend {
+  const av_backend_ops *ops;
+  const av_comm *comm;
+  int threads;
+  bool strict;            /* order-free sums */
+  size_t bytes[AV_KINDS]; /* of one element of each kind; set by open */
+  void *state;            /* the backend's own */
+};
+
+/* Opens the backend `choice` (AV_BACKEND_* of config.h; auto = cuda if there is a device, else
+ * cpu). `strict` needs cpu. A backend that is not in this build or has no device: AV_NODEVICE, in
+ * one line. Collective. */
+av_status av_backend_open(av_backend *be, int choice, const av_comm *comm, int threads,
+                          bool strict);
+void av_backend_close(av_backend *be);
+/* Names of the backends in this build, "cpu, reference". */
+const char *av_backend_names(void);
+
+/* Element i of an array. */
+static inline void *av_backend_at(const av_backend *be, av_kind kind, const void *array,
+                                  int64_t i) {
+  return (char *)array + (size_t)i * be->bytes[kind];
+}
+
+/* Begin and end in one. */
+static inline void av_backend_allreduce(av_backend *be, av_kind kind, void *array, int64_t n) {
+  be->ops->allreduce_begin(be, kind, array, n);
+  be->ops->allreduce_end(be);
+}
+
+#endif

@@ -1,0 +1,167 @@
+/* Life, memory, data, optimiser and ranks of the reference backend, and its table of operations. */
+#include "backend/reference/reference.h"
+
+#include "backend/reference/state.h"
+#include "base/memory.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static av_status ref_open(av_backend *be) {
+  for (int kind = 0; kind < AV_KINDS; ++kind) {
+    be->bytes[kind] = sizeof(double);
+  }
+  return AV_OK;
+}
+
+static void ref_close(av_backend *be) { be->state = NULL; }
+
+static av_status ref_alloc(av_backend *be, av_kind kind, int64_t n, void **array) {
+  (void)be;
+  (void)kind;
+  *array = av_calloc((size_t)n, sizeof(double));
+  return *array == NULL ? av_fail(AV_NOMEM, "out of memory (%lld doubles)", (long long)n) : AV_OK;
+}
+
+static void ref_release(av_backend *be, void *array) {
+  (void)be;
+  free(array);
+}
+
+static av_status ref_write(av_backend *be, av_kind kind, void *array, int64_t n,
+                           const double *values) {
+  (void)be;
+  (void)kind;
+  memcpy(array, values, (size_t)n * sizeof(double));
+  return AV_OK;
+}
+
+static av_status ref_read(av_backend *be, av_kind kind, const void *array, int64_t n,
+                          double *values) {
+  (void)be;
+  (void)kind;
+  memcpy(values, array, (size_t)n * sizeof(double));
+  return AV_OK;
+}
+
+static void ref_zero(av_backend *be, av_kind kind, void *array, int64_t n) {
+  (void)be;
+  (void)kind;
+  memset(array, 0, (size_t)n * sizeof(double));
+}
+
+static av_status ref_data_load(av_backend *be, const av_dataset *dataset, av_data **data) {
+  (void)be;
+  av_data *made = av_calloc(1, sizeof *made);
+  AV_TRY_ALLOC(made);
+  made->dataset = dataset;
+  *data = made;
+  return AV_OK;
+}
+
+static void ref_data_free(av_backend *be, av_data *data) {
+  (void)be;
+  free(data);
+}
+
+static void ref_batch_free(av_backend *be, av_batch *batch) {
+  (void)be;
+  if (batch != NULL) {
+    free(batch->row);
+    free(batch->gene);
+    free(batch->value);
+    free(batch);
+  }
+}
+
+static av_status ref_batch_create(av_backend *be, av_data *data, int64_t max_rows,
+                                  av_batch **batch) {
+  av_batch *made = av_calloc(1, sizeof *made);
+  AV_TRY_ALLOC(made);
+  const size_t longest = (size_t)av_counts_longest_row(&data->dataset->counts);
+  made->dataset = data->dataset;
+  made->max_rows = max_rows;
+  made->row = av_calloc((size_t)max_rows, sizeof *made->row);
+  made->gene = av_calloc(longest, sizeof *made->gene);
+  made->value = av_calloc(longest, sizeof *made->value);
+  if (made->row == NULL || made->gene == NULL || made->value == NULL) {
+    ref_batch_free(be, made);
+    return av_fail(AV_NOMEM, "out of memory (minibatch of %lld rows)", (long long)max_rows);
+  }
+  *batch = made;
+  return AV_OK;
+}
+
+static void ref_batch_select(av_backend *be, av_batch *batch, int64_t n, const int64_t *rows) {
+  (void)be;
+  batch->n = n;
+  if (n > 0) {
+    memcpy(batch->row, rows, (size_t)n * sizeof *rows);
+  }
+}
+
+static void ref_adam(av_backend *be, const av_adam *adam, int64_t n, av_real *params,
+                     av_grad *grads, av_real *m, av_real *v) {
+  (void)be;
+  double *p = doubles(params);
+  double *g = doubles(grads);
+  double *m1 = doubles(m);
+  double *m2 = doubles(v);
+  const double correction1 = 1.0 - pow(adam->beta1, (double)adam->step);
+  const double correction2 = sqrt(1.0 - pow(adam->beta2, (double)adam->step));
+  for (int64_t i = 0; i < n; ++i) {
+    const double gradient = adam->scale * g[i] + adam->weight_decay * p[i];
+    m1[i] = adam->beta1 * m1[i] + (1.0 - adam->beta1) * gradient;
+    m2[i] = adam->beta2 * m2[i] + (1.0 - adam->beta2) * gradient * gradient;
+    p[i] -= adam->lr / correction1 * m1[i] / (sqrt(m2[i]) / correction2 + adam->eps);
+    g[i] = 0.0;
+  }
+}
+
+/* Blocking: the reference has nothing to overlap with. */
+static void ref_allreduce_begin(av_backend *be, av_kind kind, void *array, int64_t n) {
+  (void)kind;
+  const av_status status = av_sum_f64(be->comm, doubles(array), n);
+  if (status != AV_OK) {
+    av_comm_abort(be->comm, status);
+  }
+}
+
+static void ref_allreduce_end(av_backend *be) { (void)be; }
+
+const av_backend_ops av_backend_reference = {
+    .name = "reference",
+    .open = ref_open,
+    .close = ref_close,
+    .alloc = ref_alloc,
+    .release = ref_release,
+    .write = ref_write,
+    .read = ref_read,
+    .zero = ref_zero,
+    .data_load = ref_data_load,
+    .data_free = ref_data_free,
+    .batch_create = ref_batch_create,
+    .batch_free = ref_batch_free,
+    .batch_select = ref_batch_select,
+    .sparse_linear = ref_sparse_linear,
+    .sparse_linear_grad = ref_sparse_linear_grad,
+    .linear = ref_linear,
+    .linear_grad = ref_linear_grad,
+    .moments = ref_moments,
+    .norm_act = ref_norm_act,
+    .norm_act_sums = ref_norm_act_sums,
+    .norm_act_grad = ref_norm_act_grad,
+    .latent_draw = ref_latent_draw,
+    .latent_grad = ref_latent_grad,
+    .fold_sums = ref_fold_sums,
+    .fold = ref_fold,
+    .fold_grad = ref_fold_grad,
+    .fold_correct = ref_fold_correct,
+    .decode_nll = ref_decode_nll,
+    .decode_cells = ref_decode_cells,
+    .decode_output = ref_decode_output,
+    .adam = ref_adam,
+    .allreduce_begin = ref_allreduce_begin,
+    .allreduce_end = ref_allreduce_end,
+};

@@ -1,0 +1,39 @@
+/* Scalar functions in double that the C library lacks or gets wrong at the ends. */
+#ifndef AV_MATH_NUMERICS_H
+#define AV_MATH_NUMERICS_H
+
+#include <math.h>
+
+/* lgamma without libm's global sign; x > 0. */
+static inline double av_lgamma(double x) {
+  int sign = 0;
+  return lgamma_r(x, &sign);
+}
+
+/* Derivative of lgamma, x > 0: recurrence up to 10, then the asymptotic series (error below 1e-15).
+ */
+static inline double av_digamma(double x) {
+  double below = 0.0;
+  while (x < 10.0) {
+    below -= 1.0 / x;
+    x += 1.0;
+  }
+  const double r = 1.0 / (x * x);
+  const double series =
+      r * (1.0 / 12 - r * (1.0 / 120 - r * (1.0 / 252 - r * (1.0 / 240 - r * (1.0 / 132)))));
+  return below + log(x) - 0.5 / x - series;
+}
+
+/* log(1 + e^x), no overflow. */
+static inline double av_softplus(double x) { return x > 0.0 ? x + log1p(exp(-x)) : log1p(exp(x)); }
+
+/* 1 / (1 + e^-x), no overflow. */
+static inline double av_sigmoid(double x) {
+  if (x >= 0.0) {
+    return 1.0 / (1.0 + exp(-x));
+  }
+  const double e = exp(x);
+  return e / (1.0 + e);
+}
+
+#endif
