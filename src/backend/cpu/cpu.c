@@ -1,0 +1,169 @@
+/* Life and memory of the cpu backend, and its table of operations. */
+#include "backend/cpu/cpu.h"
+
+#include "backend/cpu/state.h"
+#include "base/memory.h"
+
+#include <cblas.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Kernels for the best instruction set that this processor has. */
+static const av_kernels *choose_kernels(void) {
+#ifdef AV_KERNELS_X86
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+  if (avx2 && avx512) {
+    return &av_kernels_avx512;
+  }
+  if (avx2) {
+    return &av_kernels_avx2;
+  }
+#endif
+  return &av_kernels_baseline;
+}
+
+static av_status cpu_open(av_backend *be) {
+  av_cpu *cpu = av_calloc(1, sizeof *cpu);
+  AV_TRY_ALLOC(cpu);
+  cpu->kernels = choose_kernels();
+  be->state = cpu;
+  be->bytes[AV_REAL] = sizeof(float);
+  be->bytes[AV_GRAD] = be->strict ? sizeof(double) : sizeof(float);
+  be->bytes[AV_SUM] = sizeof(double);
+  be->threads = be->threads > 0 ? be->threads : 1;
+  openblas_set_num_threads(1); /* work is divided here, each thread calls BLAS by itself */
+  return AV_OK;
+}
+
+static void cpu_close(av_backend *be) {
+  av_cpu *cpu = av_cpu_of(be);
+  if (cpu == NULL) {
+    return;
+  }
+  for (int slot = 0; slot < AV_SLOTS; ++slot) {
+    free(cpu->scratch[slot]);
+  }
+  free(cpu->request);
+  free(cpu);
+  be->state = NULL;
+}
+
+const char *av_cpu_instructions(const av_backend *be) { return av_kernels_of(be)->instructions; }
+
+void av_cpu_require(const av_backend *be, av_status status) {
+  if (status != AV_OK) {
+    av_comm_abort(be->comm, status);
+  }
+}
+
+void *av_scratch(av_backend *be, av_slot slot, int64_t n, size_t size) {
+  av_cpu *cpu = av_cpu_of(be);
+  const size_t bytes = (size_t)n * size;
+  if (bytes > cpu->scratch_bytes[slot] || cpu->scratch[slot] == NULL) {
+    free(cpu->scratch[slot]);
+    cpu->scratch[slot] = av_malloc(bytes, 1);
+    cpu->scratch_bytes[slot] = bytes;
+    if (cpu->scratch[slot] == NULL) {
+      av_cpu_require(
+          be, av_fail(AV_NOMEM, "out of memory (%lld bytes of working space)", (long long)bytes));
+    }
+  }
+  return cpu->scratch[slot];
+}
+
+static av_status cpu_alloc(av_backend *be, av_kind kind, int64_t n, void **array) {
+  *array = av_calloc((size_t)n, be->bytes[kind]);
+  return *array == NULL ? av_fail(AV_NOMEM, "out of memory (%lld numbers of %zu bytes)",
+                                  (long long)n, be->bytes[kind])
+                        : AV_OK;
+}
+
+static void cpu_release(av_backend *be, void *array) {
+  (void)be;
+  free(array);
+}
+
+static av_status cpu_write(av_backend *be, av_kind kind, void *array, int64_t n,
+                           const double *values) {
+  if (be->bytes[kind] == sizeof(double)) {
+    memcpy(array, values, (size_t)n * sizeof *values);
+    return AV_OK;
+  }
+  float *to = av_floats(array);
+  for (int64_t i = 0; i < n; ++i) {
+    to[i] = (float)values[i];
+  }
+  return AV_OK;
+}
+
+static av_status cpu_read(av_backend *be, av_kind kind, const void *array, int64_t n,
+                          double *values) {
+  if (be->bytes[kind] == sizeof(double)) {
+    memcpy(values, array, (size_t)n * sizeof *values);
+    return AV_OK;
+  }
+  const float *from = av_const_floats(array);
+  for (int64_t i = 0; i < n; ++i) {
+    values[i] = (double)from[i];
+  }
+  return AV_OK;
+}
+
+static void cpu_zero(av_backend *be, av_kind kind, void *array, int64_t n) {
+  if (n > 0) {
+    memset(array, 0, (size_t)n * be->bytes[kind]);
+  }
+}
+
+void av_pack_panels(const av_backend *be, int64_t depth, int64_t n, const float *w, float *packed) {
+  const int64_t panels = av_panels(n);
+#pragma omp parallel for schedule(static) num_threads(be->threads)
+  for (int64_t p = 0; p < panels; ++p) {
+    const int64_t first = p * AV_PANEL;
+    const int64_t width = n - first < AV_PANEL ? n - first : AV_PANEL;
+    float *to = packed + p * depth * AV_PANEL;
+    for (int64_t k = 0; k < depth; ++k) {
+      memcpy(to + k * AV_PANEL, w + k * n + first, (size_t)width * sizeof *w);
+      memset(to + k * AV_PANEL + width, 0, (size_t)(AV_PANEL - width) * sizeof *w);
+    }
+  }
+}
+
+const av_backend_ops av_backend_cpu = {
+    .name = "cpu",
+    .open = cpu_open,
+    .close = cpu_close,
+    .alloc = cpu_alloc,
+    .release = cpu_release,
+    .write = cpu_write,
+    .read = cpu_read,
+    .zero = cpu_zero,
+    .data_load = av_cpu_data_load,
+    .data_free = av_cpu_data_free,
+    .batch_create = av_cpu_batch_create,
+    .batch_free = av_cpu_batch_free,
+    .batch_select = av_cpu_batch_select,
+    .sparse_linear = av_cpu_sparse_linear,
+    .sparse_linear_grad = av_cpu_sparse_linear_grad,
+    .linear = av_cpu_linear,
+    .linear_grad = av_cpu_linear_grad,
+    .moments = av_cpu_moments,
+    .norm_act = av_cpu_norm_act,
+    .norm_act_sums = av_cpu_norm_act_sums,
+    .norm_act_grad = av_cpu_norm_act_grad,
+    .latent_draw = av_cpu_latent_draw,
+    .latent_grad = av_cpu_latent_grad,
+    .fold_sums = av_cpu_fold_sums,
+    .fold = av_cpu_fold,
+    .fold_grad = av_cpu_fold_grad,
+    .fold_correct = av_cpu_fold_correct,
+    .decode_nll = av_cpu_decode_nll,
+    .decode_cells = av_cpu_decode_cells,
+    .decode_output = av_cpu_decode_output,
+    .adam = av_cpu_adam,
+    .allreduce_begin = av_cpu_allreduce_begin,
+    .allreduce_end = av_cpu_allreduce_end,
+};

@@ -1,0 +1,70 @@
+/* Decoder and likelihood, internal: see decode.c for the course of a call. */
+#ifndef AV_BACKEND_CPU_DECODE_H
+#define AV_BACKEND_CPU_DECODE_H
+
+#include "backend/cpu/state.h"
+
+enum { AV_HEADS = 2 };
+
+/* One head during a call. */
+typedef struct av_decode_head {
+  const float *w;      /* (in + onehot, G) */
+  const float *start;  /* (stride) c, padded */
+  const float *packed; /* w's first n_in rows in panels */
+  float *rows;         /* (chunk, stride) logits, then gradients on them */
+  void *dw, *dc;       /* av_grad arrays; NULL without gradients */
+} av_decode_head;
+
+/* What stays the same during a call. */
+typedef struct av_decode_run {
+  av_backend *be;
+  const av_kernels *kernels;
+  const av_batch *batch;
+  const av_decode *decode;
+  const float *x, *l;
+  int64_t genes, panels, stride; /* stride = panels * AV_PANEL: padded genes */
+  int64_t n_in;
+  bool zinb, poisson, gradients;
+  int n_heads;
+  av_decode_head head[AV_HEADS]; /* scale, zero inflation */
+  float *w_rows;                 /* (chunk, stride) gradients on px_r */
+  const int32_t
+      *theta_slot;    /* (S) place of a batch's dispersions among those prepared; NULL: one */
+  const float *theta; /* (slots, 2, stride) theta and 1 / (theta + 1e-8) */
+  int64_t chunk;      /* cells worked on together by all threads, in tiles of AV_ROW_BLOCK */
+  float *space;       /* threads * space_size */
+  int64_t space_size;
+  double *loss; /* (B) */
+  float *dx, *dl;
+} av_decode_run;
+
+/* One thread's rows of floats. */
+typedef struct av_decode_space {
+  float *q;            /* (stride) */
+  float *dq, *dw, *dp; /* (stride) corrections of the non-zeros */
+  float *lanes;        /* scratch of panel_dots */
+} av_decode_space;
+
+av_decode_space av_decode_space_of(const av_decode_run *run, int part);
+
+/* Prepares a call; gradients if decode->scale.dw is there and `losses_wanted`. */
+void av_decode_begin(av_decode_run *run, av_backend *be, const av_batch *batch,
+                     const av_decode *decode, const float *x, const float *l, bool gradients);
+
+/* Logits of cells [begin, end) of the batch into rows [begin - base, end - base) of each head. */
+void av_decode_logits(const av_decode_run *run, int n_heads, int64_t base, int64_t begin,
+                      int64_t end);
+
+/* One cell: logits in row r become gradients (decode_cell.c). Loss to run->loss. */
+void av_decode_cell(const av_decode_run *run, const av_decode_space *space, int64_t i, int64_t r);
+/* The same in double and in logarithms, for cells whose numbers leave the range of the float
+ * kernels (decode_exact.c). Returns the loss without the cell's constant, and Q. */
+av_cell_sums av_decode_cell_exact(const av_decode_run *run, const av_decode_space *space, int64_t i,
+                                  int64_t r);
+
+/* Weight, one-hot, intercept and dispersion gradients from the rows of cells [base, base + n)
+ * (decode_grad.c). Order-free: collective, and the rows must be those of all B cells. */
+void av_decode_weight_grads(const av_decode_run *run, int64_t base, int64_t n);
+void av_decode_weight_grads_strict(const av_decode_run *run);
+
+#endif

@@ -1,0 +1,399 @@
+/* The linear decoder's BatchNorm folded into its weights (model.md section 5).
+ *
+ * The covariance of u = [z, one-hot] is never built: over the categories present in the minibatch,
+ *   C_zz (K, K),  C_zs = sum of z in s / N - m f_s,  C_ss' = diag(f) - f f^T,
+ * so that C w_g costs K^2 + 2 K b + b multiply-adds a gene for b present categories, however many
+ * there are in the data. All in double, over blocks of BLOCK genes; sums over genes are of fixed
+ * blocks added in order, so that results do not depend on threads. */
+#include "backend/cpu/state.h"
+#include "backend/cpu/strict.h"
+#include "backend/norm.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { BLOCK = AV_FOLD, SUM_BLOCK = 512 };
+
+/* Moments of u: width = k + present. */
+typedef struct moments {
+  int64_t k, present;
+  double *mean;  /* (k) of z, then share */
+  double *share; /* (present) f */
+  double *zz;    /* (k, k) covariance of z */
+  int32_t *code; /* (present) categories that occur */
+  double *zs;    /* (present, k) covariance of z and the indicator */
+} moments;
+
+static moments moments_of(av_backend *be, const av_fold *fold, const double *stats) {
+  const int64_t k = fold->n_in;
+  const int64_t batches = fold->n_onehot > 0 ? fold->n_onehot : 1;
+  const double *cells = stats;
+  const double *sums = stats + batches;
+  const double *products = sums + batches * k;
+  const double n = (double)fold->n_cells;
+  double *space = av_scratch(be, AV_SLOT_FOLD, k + k * k + batches * (k + 1), sizeof *space);
+  moments u = {.k = k,
+               .mean = space,
+               .share = space + k,
+               .zz = space + k + batches,
+               .zs = space + k + batches + k * k,
+               .code = av_scratch(be, AV_SLOT_CODES, batches, sizeof *u.code)};
+  memset(u.mean, 0, (size_t)k * sizeof *u.mean);
+  for (int64_t s = 0; s < batches; ++s) {
+    for (int64_t a = 0; a < k; ++a) {
+      u.mean[a] += sums[s * k + a] / n;
+    }
+  }
+  for (int64_t a = 0; a < k; ++a) {
+    for (int64_t b = 0; b < k; ++b) {
+      u.zz[a * k + b] = products[a * k + b] / n - u.mean[a] * u.mean[b];
+    }
+  }
+  for (int64_t s = 0; s < fold->n_onehot; ++s) {
+    if (cells[s] > 0.0) {
+      const int64_t at = u.present++;
+      u.code[at] = (int32_t)s;
+      u.share[at] = cells[s] / n;
+      for (int64_t a = 0; a < k; ++a) {
+        u.zs[at * k + a] = sums[s * k + a] / n - u.mean[a] * u.share[at];
+      }
+    }
+  }
+  return u;
+}
+
+/* Row d of the compressed u (z first, then the present categories) as a row of w or p. */
+static int64_t full_row(const moments *u, int64_t d) {
+  return d < u->k ? d : u->k + u->code[d - u->k];
+}
+
+/* BLOCK genes of the rows of a (., genes) array that are present; missing genes 0. */
+static void take_block(const moments *u, const float *w, int64_t genes, int64_t first,
+                       double *out) {
+  const int64_t width = genes - first < BLOCK ? genes - first : BLOCK;
+  for (int64_t d = 0; d < u->k + u->present; ++d) {
+    const float *from = w + full_row(u, d) * genes + first;
+    for (int64_t j = 0; j < BLOCK; ++j) {
+      out[d * BLOCK + j] = j < width ? (double)from[j] : 0.0;
+    }
+  }
+}
+
+/* Folds BLOCK genes given their mean and variance. */
+static void fold_block(const av_fold *fold, int64_t first, const double *mean,
+                       const double *variance) {
+  const int64_t genes = fold->n_genes;
+  const int64_t width = genes - first < BLOCK ? genes - first : BLOCK;
+  const float *w = av_const_floats(fold->w) + first;
+  const float *gamma = av_const_floats(fold->gamma) + first;
+  const float *beta = av_const_floats(fold->beta) + first;
+  float *a = av_floats(fold->a) + first;
+  float factor[BLOCK];
+  for (int64_t j = 0; j < width; ++j) {
+    const double inv_sigma = 1.0 / sqrt(variance[j] + AV_NORM_EPS);
+    const double scaled = (double)gamma[j] * inv_sigma;
+    factor[j] = (float)scaled;
+    av_floats(fold->c)[first + j] = (float)((double)beta[j] - scaled * mean[j]);
+    av_floats(fold->inv_sigma)[first + j] = (float)inv_sigma;
+  }
+  for (int64_t d = 0; d < fold->n_in + fold->n_onehot; ++d) {
+#pragma omp simd
+    for (int64_t j = 0; j < width; ++j) {
+      a[d * genes + j] = factor[j] * w[d * genes + j];
+    }
+  }
+}
+
+static void move_running(const av_fold *fold, int64_t first, const double *mean,
+                         const double *variance) {
+  float *running = av_floats(fold->running);
+  for (int64_t g = first; g < fold->n_genes && g < first + BLOCK; ++g) {
+    const double unbiased = av_unbiased(variance[g - first], fold->n_cells);
+    float *running_variance = running + fold->n_genes + g;
+    running[g] += (float)(AV_NORM_MOMENTUM * (mean[g - first] - (double)running[g]));
+    *running_variance += (float)(AV_NORM_MOMENTUM * (unbiased - (double)*running_variance));
+  }
+}
+
+void av_cpu_fold(av_backend *be, const av_fold *fold, const av_sum *stats) {
+  const av_kernels *kernels = av_kernels_of(be);
+  const int64_t genes = fold->n_genes;
+  moments u = {0};
+  if (fold->training) {
+    u = moments_of(be, fold, av_const_doubles(stats));
+  }
+  const int64_t width = u.k + u.present;
+  double *space =
+      av_scratch(be, AV_SLOT_FOLD2, (int64_t)be->threads * 2 * width * BLOCK, sizeof *space);
+  const int64_t blocks = (genes + BLOCK - 1) / BLOCK;
+#pragma omp parallel for schedule(static) num_threads(be->threads)
+  for (int part = 0; part < be->threads; ++part) {
+    double *w = space + part * 2 * width * BLOCK;
+    double *cw = w + width * BLOCK;
+    double mean[BLOCK];
+    double variance[BLOCK];
+    for (int64_t b = blocks * part / be->threads; b < blocks * (part + 1) / be->threads; ++b) {
+      const int64_t first = b * BLOCK;
+      if (fold->training) {
+        take_block(&u, av_const_floats(fold->w), genes, first, w);
+        kernels->fold_covariance(u.k, u.present, u.zz, u.zs, u.share, w, cw);
+        kernels->fold_moments(width, u.mean, w, cw, mean, variance);
+        for (int j = 0; j < BLOCK; ++j) {
+          variance[j] = variance[j] < 0.0 ? 0.0 : variance[j]; /* rounding */
+        }
+        move_running(fold, first, mean, variance);
+      } else {
+        const float *running = av_const_floats(fold->running);
+        for (int64_t j = 0; j < BLOCK && first + j < genes; ++j) {
+          mean[j] = (double)running[first + j];
+          variance[j] = (double)running[genes + first + j];
+        }
+      }
+      fold_block(fold, first, mean, variance);
+    }
+  }
+}
+
+/* Order-free mode: gradients of the fold are linear in p and s but rounded, so that parts of ranks
+ * would not add up to the same bits. There p and s are made global first (exact), and rank 0 alone
+ * adds what follows. */
+static const double *global_sums(av_backend *be, int64_t width, int64_t genes, const double *p,
+                                 const double *s) {
+  double *both = av_scratch(be, AV_SLOT_GRADS, (width + 1) * genes, sizeof *both);
+  memcpy(both, p, (size_t)(width * genes) * sizeof *both);
+  memcpy(both + width * genes, s, (size_t)genes * sizeof *both);
+  av_cpu_require(be, av_sum_f64(be->comm, both, (width + 1) * genes));
+  return both;
+}
+
+/* Where the gradients of the fold come from and go to: float arrays, or double in order-free mode.
+ */
+typedef struct fold_arrays {
+  bool strict;
+  const void *p, *s;
+  void *dw, *dgamma, *dbeta;
+} fold_arrays;
+
+static double value_at(bool strict, const void *array, int64_t i) {
+  return strict ? av_const_doubles(array)[i] : (double)av_const_floats(array)[i];
+}
+static void add_at(bool strict, void *array, int64_t i, double value) {
+  if (strict) {
+    av_doubles(array)[i] += value;
+  } else {
+    av_floats(array)[i] += (float)value;
+  }
+}
+
+/* Gradients of BLOCK genes. weight (BLOCK) and s (BLOCK) are left for the sums over genes. */
+static void grad_block(const av_kernels *kernels, const moments *u, const av_fold *fold,
+                       const fold_arrays *arrays, int64_t first, double *w, double *cw, double *p,
+                       double *weight, double *s) {
+  const int64_t genes = fold->n_genes;
+  const int64_t n = genes - first < BLOCK ? genes - first : BLOCK;
+  const int64_t width = u->k + u->present;
+  double along[BLOCK] = {0}; /* w . P */
+  take_block(u, av_const_floats(fold->w), genes, first, w);
+  kernels->fold_covariance(u->k, u->present, u->zz, u->zs, u->share, w, cw);
+  for (int64_t j = 0; j < BLOCK; ++j) {
+    s[j] = j < n ? value_at(arrays->strict, arrays->s, first + j) : 0.0;
+  }
+  for (int64_t d = 0; d < width; ++d) {
+    const double mean = u->mean[d];
+    const int64_t at = full_row(u, d) * genes + first;
+    for (int64_t j = 0; j < BLOCK; ++j) {
+      p[d * BLOCK + j] = j < n ? value_at(arrays->strict, arrays->p, at + j) - mean * s[j] : 0.0;
+      along[j] += w[d * BLOCK + j] * p[d * BLOCK + j];
+    }
+  }
+  double scaled[BLOCK] = {0};
+  double curve[BLOCK] = {0};
+  memset(weight, 0, BLOCK * sizeof *weight);
+  for (int64_t j = 0; j < n; ++j) {
+    const double inv_sigma = (double)av_const_floats(fold->inv_sigma)[first + j];
+    const double gamma = (double)av_const_floats(fold->gamma)[first + j];
+    const double dgamma = along[j] * inv_sigma;
+    add_at(arrays->strict, arrays->dgamma, first + j, dgamma);
+    add_at(arrays->strict, arrays->dbeta, first + j, s[j]);
+    scaled[j] = gamma * inv_sigma;
+    curve[j] = dgamma * inv_sigma;
+    weight[j] = gamma * dgamma * inv_sigma * inv_sigma / (double)fold->n_cells;
+  }
+  for (int64_t d = 0; d < width; ++d) {
+    const int64_t at = full_row(u, d) * genes + first;
+    for (int64_t j = 0; j < n; ++j) {
+      const double grad = scaled[j] * (p[d * BLOCK + j] - curve[j] * cw[d * BLOCK + j]);
+      add_at(arrays->strict, arrays->dw, at + j, grad);
+    }
+  }
+}
+
+/* back (k + k width) += {A_z s, M_z.} of BLOCK genes; space (k, BLOCK). */
+static void back_block(const av_kernels *kernels, const moments *u, const av_fold *fold,
+                       int64_t first, const double *w, const double *weight, const double *s,
+                       double *space, double *back) {
+  const int64_t genes = fold->n_genes;
+  const int64_t n = genes - first < BLOCK ? genes - first : BLOCK;
+  for (int64_t a = 0; a < u->k; ++a) {
+    const float *folded = av_const_floats(fold->a) + a * genes + first;
+    for (int64_t j = 0; j < BLOCK; ++j) {
+      space[a * BLOCK + j] = j < n ? (double)folded[j] : 0.0;
+    }
+  }
+  kernels->fold_products(u->k, 1, space, s, back);
+  for (int64_t a = 0; a < u->k; ++a) {
+    for (int64_t j = 0; j < BLOCK; ++j) {
+      space[a * BLOCK + j] = weight[j] * w[a * BLOCK + j];
+    }
+  }
+  kernels->fold_products(u->k, u->k + u->present, space, w, back + u->k);
+}
+
+/* Adds the blocks' sums, in order, to back (k + k D). */
+static void add_back(const moments *u, const av_fold *fold, int64_t blocks, const double *partial,
+                     double *back) {
+  const int64_t width = u->k + u->present;
+  const int64_t full = fold->n_in + fold->n_onehot;
+  const int64_t size = u->k + u->k * width;
+  for (int64_t b = 0; b < blocks; ++b) {
+    const double *from = partial + b * size;
+    for (int64_t a = 0; a < u->k; ++a) {
+      back[a] += from[a];
+      for (int64_t d = 0; d < width; ++d) {
+        back[u->k + a * full + full_row(u, d)] += from[u->k + a * width + d];
+      }
+    }
+  }
+}
+
+void av_cpu_fold_grad(av_backend *be, const av_fold *fold, const av_sum *stats, const av_grad *p,
+                      const av_grad *s, av_grad *dw, av_grad *dgamma, av_grad *dbeta,
+                      av_sum *back) {
+  const int64_t genes = fold->n_genes;
+  const int64_t full = fold->n_in + fold->n_onehot;
+  fold_arrays arrays = {
+      .strict = be->strict, .p = p, .s = s, .dw = dw, .dgamma = dgamma, .dbeta = dbeta};
+  if (be->strict && be->comm->size > 1) {
+    const double *both = global_sums(be, full, genes, av_const_doubles(p), av_const_doubles(s));
+    if (be->comm->rank != 0) {
+      return;
+    }
+    arrays.p = both;
+    arrays.s = both + full * genes;
+  }
+  const av_kernels *kernels = av_kernels_of(be);
+  const moments u = moments_of(be, fold, av_const_doubles(stats));
+  const int64_t width = u.k + u.present;
+  const int64_t blocks = (genes + SUM_BLOCK - 1) / SUM_BLOCK;
+  const int64_t size = u.k + u.k * width;
+  const int64_t space_size = 3 * width * BLOCK;
+  double *space =
+      av_scratch(be, AV_SLOT_FOLD2, be->threads * space_size + blocks * size, sizeof *space);
+  double *partial = space + be->threads * space_size;
+  memset(partial, 0, (size_t)(blocks * size) * sizeof *partial);
+#pragma omp parallel for schedule(static) num_threads(be->threads)
+  for (int part = 0; part < be->threads; ++part) {
+    double *w = space + part * space_size;
+    double *cw = w + width * BLOCK;
+    double *centred = cw + width * BLOCK;
+    double weight[BLOCK];
+    double sums[BLOCK] __attribute__((aligned(64)));
+    for (int64_t b = blocks * part / be->threads; b < blocks * (part + 1) / be->threads; ++b) {
+      for (int64_t first = b * SUM_BLOCK; first < genes && first < (b + 1) * SUM_BLOCK;
+           first += BLOCK) {
+        grad_block(kernels, &u, fold, &arrays, first, w, cw, centred, weight, sums);
+        back_block(kernels, &u, fold, first, w, weight, sums, centred, partial + b * size);
+      }
+    }
+  }
+  add_back(&u, fold, blocks, partial, av_doubles(back));
+}
+
+/* Magic numbers of z (k), then of its products (k, k); NULL unless order-free. */
+static const double *strict_magics(av_backend *be, const av_batch *batch, int64_t k,
+                                   const float *z) {
+  if (!be->strict) {
+    return NULL;
+  }
+  float *top = av_scratch(be, AV_SLOT_TOP, k, sizeof *top);
+  double *magic = av_scratch(be, AV_SLOT_MAGIC, k + k * k, sizeof *magic);
+  av_strict_tops(be, batch->n, k, z, k, top);
+  av_strict_maxima(be, top, k);
+  const int bits = av_strict_sum_bits(av_strict_cells(be, batch->n));
+  av_strict_magics(k, top, bits, magic);
+  for (int64_t a = 0; a < k; ++a) {
+    for (int64_t b = 0; b < k; ++b) {
+      magic[k + a * k + b] = av_strict_magic((double)top[a] * (double)top[b], bits);
+    }
+  }
+  return magic;
+}
+
+static double rounded(double value, double magic) {
+  const double shifted = value + magic;
+  return shifted - magic;
+}
+
+/* Sequential: B (K + K^2 / 2) multiply-adds, 7,000 for 128 cells and 10 dimensions. */
+void av_cpu_fold_sums(av_backend *be, const av_batch *batch, int64_t n_in, int64_t n_onehot,
+                      const av_real *z_, av_sum *stats_) {
+  const float *z = av_const_floats(z_);
+  const int64_t batches = n_onehot > 0 ? n_onehot : 1;
+  double *cells = av_doubles(stats_);
+  double *sums = cells + batches;
+  double *products = sums + batches * n_in;
+  const double *magic = strict_magics(be, batch, n_in, z);
+  memset(cells, 0, (size_t)(batches * (1 + n_in) + n_in * n_in) * sizeof *cells);
+  for (int64_t i = 0; i < batch->n; ++i) {
+    const int64_t s = n_onehot > 0 ? batch->code[i] : 0;
+    const float *row = z + i * n_in;
+    cells[s] += 1.0;
+    for (int64_t a = 0; a < n_in; ++a) {
+      const double value = (double)row[a];
+      sums[s * n_in + a] += magic == NULL ? value : rounded(value, magic[a]);
+      for (int64_t b = 0; b <= a; ++b) {
+        const double product = value * (double)row[b];
+        products[a * n_in + b] +=
+            magic == NULL ? product : rounded(product, magic[n_in + a * n_in + b]);
+      }
+    }
+  }
+  for (int64_t a = 0; a < n_in; ++a) {
+    for (int64_t b = 0; b < a; ++b) {
+      products[b * n_in + a] = products[a * n_in + b];
+    }
+  }
+}
+
+void av_cpu_fold_correct(av_backend *be, const av_batch *batch, const av_fold *fold,
+                         const av_sum *stats, const av_sum *back_, const av_real *z_,
+                         av_real *dz_) {
+  const int64_t k = fold->n_in;
+  const int64_t full = k + fold->n_onehot;
+  const double *back = av_const_doubles(back_);
+  const double *m = back + k; /* M (k, full) */
+  const float *z = av_const_floats(z_);
+  float *dz = av_floats(dz_);
+  const moments u = moments_of(be, fold, av_const_doubles(stats));
+  /* constant (k): what every cell is corrected by */
+  double *constant = av_scratch(be, AV_SLOT_FOLD2, k, sizeof *constant);
+  for (int64_t a = 0; a < k; ++a) {
+    constant[a] = back[a] / (double)fold->n_cells;
+    for (int64_t d = 0; d < k + u.present; ++d) {
+      constant[a] -= m[a * full + full_row(&u, d)] * u.mean[d];
+    }
+  }
+#pragma omp parallel for schedule(static) num_threads(be->threads)
+  for (int64_t i = 0; i < batch->n; ++i) {
+    for (int64_t a = 0; a < k; ++a) {
+      double correction = constant[a];
+      for (int64_t d = 0; d < k; ++d) {
+        correction += m[a * full + d] * (double)z[i * k + d];
+      }
+      if (fold->n_onehot > 0) {
+        correction += m[a * full + k + batch->code[i]];
+      }
+      dz[i * k + a] -= (float)correction;
+    }
+  }
+}

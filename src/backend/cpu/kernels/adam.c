@@ -1,0 +1,33 @@
+/* Adam in one pass: scale, decay, moments, update, zeroing. Bound: 7 streams of 4 bytes (float). */
+#include "backend/cpu/kernels/kernels.h"
+
+#include <math.h>
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE void update(const av_adam_step *step, float gradient, float *p, float *m, float *v) {
+  const float g = gradient + step->weight_decay * *p;
+  *m = step->beta1 * *m + step->rest1 * g;
+  *v = step->beta2 * *v + step->rest2 * (g * g);
+  *p -= step->rate * *m / (sqrtf(*v) * step->inv_root + step->eps);
+}
+
+void AV_KERNEL(adam_float)(const av_adam_step *step_, int64_t n, float *restrict p,
+                           float *restrict g, float *restrict m, float *restrict v) {
+  const av_adam_step step = *step_;
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) {
+    update(&step, step.scale * g[i], p + i, m + i, v + i);
+    g[i] = 0.0f;
+  }
+}
+
+void AV_KERNEL(adam_double)(const av_adam_step *step_, int64_t n, float *restrict p,
+                            double *restrict g, float *restrict m, float *restrict v) {
+  const av_adam_step step = *step_;
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) {
+    update(&step, (float)((double)step.scale * g[i]), p + i, m + i, v + i);
+    g[i] = 0.0;
+  }
+}

@@ -1,0 +1,160 @@
+/* The innermost loops, compiled once for each instruction set and chosen at run time.
+ *
+ * Every file of this folder is compiled with AV_ISA = _baseline, _avx2 and _avx512 (the last two on
+ * x86-64 only); AV_KERNEL(name) puts that suffix on the name, and table.c gathers the functions of
+ * one set into a table. Kernels are single-threaded, allocate nothing and know nothing of ranks.
+ *
+ * Rules that order-free mode relies on: what belongs to one cell is computed in an order given by
+ * column or gene alone, never by the cell's position in a tile; loops that sum with `omp simd
+ * reduction` start on 64-byte boundaries and have lengths that depend on the model only.
+ *
+ * Rows over genes are padded to a multiple of AV_PANEL ("panels" * AV_PANEL floats, 64-byte
+ * aligned): padding has logit -infinity, hence weight 0 everywhere.
+ */
+#ifndef AV_BACKEND_CPU_KERNELS_H
+#define AV_BACKEND_CPU_KERNELS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { AV_PANEL = 32, AV_ROW_BLOCK = 8, AV_FOLD = 64 };
+
+/* Dispersion of one row of genes, prepared once a call (padded): theta = exp(px_r) kept inside
+ * [1e-37, 1e30], where the loss no longer depends on it in float; inverse = 1 / (theta + 1e-8). */
+typedef struct av_theta {
+  const float *theta;
+  const float *inverse;
+  const float *log_theta; /* px_r itself, never clamped */
+} av_theta;
+
+/* Loss and sum of q = mu dloss/dmu of one cell. */
+typedef struct av_cell_sums {
+  double loss, q;
+} av_cell_sums;
+
+/* The non-zeros of one cell. */
+typedef struct av_cell_counts {
+  int64_t n;
+  const int32_t *gene;
+  const float *value;
+} av_cell_counts;
+
+/* Larger counts leave the loss of nb_counts and zinb_counts to the caller, who adds it in double:
+ * its terms are of the order x log x and cancel. Their gradients are there. */
+#define AV_LARGE_COUNT 256.0f
+
+typedef struct av_dropout_plan {
+  bool drops;
+  uint32_t threshold;
+  float scale;
+  uint64_t seed;
+  uint32_t epoch, layer;
+} av_dropout_plan;
+
+/* BatchNorm of one layer as columns of floats. */
+typedef struct av_norm_columns {
+  const float *mean, *inv_sigma, *gamma, *beta;
+} av_norm_columns;
+
+typedef struct av_adam_step {
+  float scale, weight_decay;
+  float beta1, rest1, beta2, rest2; /* rest = 1 - beta, rounded once */
+  float rate;                       /* lr / (1 - beta1^step) */
+  float inv_root;                   /* 1 / sqrt(1 - beta2^step) */
+  float eps;
+} av_adam_step;
+
+/* K(return type, name, (arguments)) */
+#define AV_KERNEL_LIST(K)                                                                          \
+  /* sparse.c */                                                                                   \
+  K(void, log1p_row, (int64_t n, const float *x, float *y))                                        \
+  K(void, weighted_rows,                                                                           \
+    (int64_t count, const int32_t *index, const float *value, const float *rows, int64_t stride,   \
+     int64_t n, float *out))                                                                       \
+  K(void, weighted_rows_exact,                                                                     \
+    (int64_t count, const int32_t *index, const float *value, const float *rows, int64_t stride,   \
+     int64_t n, const double *magic, double *out))                                                 \
+  /* dense.c */                                                                                    \
+  K(void, panel_product,                                                                           \
+    (int64_t rows, int64_t depth, const float *x, int64_t x_stride, int64_t panels,                \
+     const float *packed, float *y, int64_t y_stride))                                             \
+  K(void, panel_dots,                                                                              \
+    (int64_t rows, int64_t depth, int64_t panels, const float *d, int64_t d_stride,                \
+     const float *packed, bool add, float *out, int64_t out_stride, float *lanes))                 \
+  K(void, outer_add,                                                                               \
+    (int64_t rows, int64_t depth, const float *x, int64_t x_stride, const float *d,                \
+     int64_t d_stride, int64_t n, float *dw, int64_t stride))                                      \
+  K(void, sum_rows, (int64_t rows, const float *d, int64_t d_stride, int64_t n, float *out))       \
+  K(void, add_row, (int64_t n, const float *x, float *y))                                          \
+  /* likelihood.c */                                                                               \
+  K(void, theta_row, (int64_t n, const float *px_r, float *theta, float *inverse))                 \
+  K(float, row_max, (int64_t n, const float *x))                                                   \
+  K(double, row_exp, (int64_t n, float top, float *x))                                             \
+  K(av_cell_sums, nb_row,                                                                          \
+    (int64_t n, const float *e, float scale, const av_theta *theta, float *q, float *w))           \
+  K(av_cell_sums, zinb_row,                                                                        \
+    (int64_t n, const float *e, float scale, const av_theta *theta, float *p, float *q, float *w)) \
+  K(av_cell_sums, nb_counts,                                                                       \
+    (const av_cell_counts *counts, const float *e, float scale, const av_theta *theta, float *dq,  \
+     float *dw))                                                                                   \
+  K(av_cell_sums, zinb_counts,                                                                     \
+    (const av_cell_counts *counts, const float *e, float scale, const av_theta *theta,             \
+     const float *p, float *dq, float *dw, float *dp))                                             \
+  K(void, softmax_grad, (int64_t n, float factor, const float *q, float *e))                       \
+  K(void, scale_row, (int64_t n, float factor, const float *x, float *y))                          \
+  /* units.c */                                                                                    \
+  K(void, norm_row,                                                                                \
+    (int64_t n, const av_norm_columns *columns, bool relu, const av_dropout_plan *dropout,         \
+     int64_t cell, const float *x, float *y))                                                      \
+  K(void, norm_grad_row,                                                                           \
+    (int64_t n, const av_norm_columns *columns, bool masked, float scale, const float *c0,         \
+     const float *c1, const float *x, const float *y, const float *dy, float *dx))                 \
+  K(void, norm_sums_row,                                                                           \
+    (int64_t n, const av_norm_columns *columns, bool masked, float scale, const float *x,          \
+     const float *y, const float *dy, double *sum, double *product))                               \
+  K(void, norm_terms_row,                                                                          \
+    (int64_t n, const av_norm_columns *columns, bool masked, float scale, const float *x,          \
+     const float *y, const float *dy, float *d, float *product))                                   \
+  K(void, moments_row, (int64_t n, const float *x, double *sum, double *squares))                  \
+  /* fold.c: AV_FOLD genes of the linear decoder's BatchNorm, (., AV_FOLD) arrays of doubles */    \
+  K(void, fold_covariance,                                                                         \
+    (int64_t k, int64_t present, const double *zz, const double *zs, const double *share,          \
+     const double *w, double *cw))                                                                 \
+  K(void, fold_moments,                                                                            \
+    (int64_t width, const double *mean_u, const double *w, const double *cw, double *mean,         \
+     double *variance))                                                                            \
+  K(void, fold_products,                                                                           \
+    (int64_t rows, int64_t width, const double *left, const double *w, double *out))               \
+  /* exact.c */                                                                                    \
+  K(void, max_abs_row, (int64_t n, const float *x, float *top))                                    \
+  K(void, add_row_exact, (int64_t n, const float *x, const double *magic, double *y))              \
+  K(void, add_squares_exact, (int64_t n, const float *x, const double *magic, double *y))          \
+  K(void, round_row, (int64_t n, const float *x, const double *magic, double *y))                  \
+  /* adam.c */                                                                                     \
+  K(void, adam_float,                                                                              \
+    (const av_adam_step *step, int64_t n, float *p, float *g, float *m, float *v))                 \
+  K(void, adam_double,                                                                             \
+    (const av_adam_step *step, int64_t n, float *p, double *g, float *m, float *v))
+
+#define AV_KERNEL_FIELD(type, name, args) type(*name) args;
+typedef struct av_kernels {
+  const char *instructions;
+  AV_KERNEL_LIST(AV_KERNEL_FIELD)
+} av_kernels;
+
+extern const av_kernels av_kernels_baseline;
+#if defined(__x86_64__)
+#define AV_KERNELS_X86 1
+extern const av_kernels av_kernels_avx2;
+extern const av_kernels av_kernels_avx512;
+#endif
+
+#ifdef AV_ISA
+#define AV_PASTE2(a, b) a##b
+#define AV_PASTE(a, b) AV_PASTE2(a, b)
+#define AV_KERNEL(name) AV_PASTE(av_kernel_##name, AV_ISA)
+#define AV_KERNEL_PROTOTYPE(type, name, args) type AV_KERNEL(name) args;
+AV_KERNEL_LIST(AV_KERNEL_PROTOTYPE)
+#endif
+
+#endif

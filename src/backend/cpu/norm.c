@@ -1,0 +1,209 @@
+/* BatchNorm over the global minibatch, ReLU and dropout: rows are shared out over threads, sums
+ * over cells run down slices of columns in double, so that they do not depend on the number of
+ * threads. */
+#include "backend/norm.h"
+
+#include "backend/cpu/state.h"
+#include "backend/cpu/strict.h"
+#include "backend/draws.h"
+
+#include <math.h>
+#include <string.h>
+
+void av_cpu_moments(av_backend *be, const av_batch *batch, int64_t n, const av_real *x_,
+                    av_sum *moments_) {
+  const av_kernels *kernels = av_kernels_of(be);
+  const float *x = av_const_floats(x_);
+  double *sum = av_doubles(moments_);
+  double *squares = sum + n;
+  double *magic = NULL;
+  if (be->strict) {
+    float *top = av_scratch(be, AV_SLOT_TOP, n, sizeof *top);
+    magic = av_scratch(be, AV_SLOT_MAGIC, 2 * n, sizeof *magic);
+    av_strict_tops(be, batch->n, n, x, n, top);
+    av_strict_maxima(be, top, n);
+    const int bits = av_strict_sum_bits(av_strict_cells(be, batch->n));
+    for (int64_t j = 0; j < n; ++j) {
+      magic[j] = av_strict_magic((double)top[j], bits);
+      magic[n + j] = av_strict_magic((double)top[j] * (double)top[j], bits);
+    }
+  }
+  memset(sum, 0, (size_t)(2 * n) * sizeof *sum);
+#pragma omp parallel for schedule(static) num_threads(be->threads)
+  for (int part = 0; part < be->threads; ++part) {
+    int64_t begin = 0;
+    int64_t end = 0;
+    av_slice(n, 16, part, be->threads, &begin, &end);
+    for (int64_t i = 0; i < batch->n && begin < end; ++i) {
+      const float *row = x + i * n + begin;
+      if (be->strict) {
+        kernels->add_row_exact(end - begin, row, magic + begin, sum + begin);
+        kernels->add_squares_exact(end - begin, row, magic + n + begin, squares + begin);
+      } else {
+        kernels->moments_row(end - begin, row, sum + begin, squares + begin);
+      }
+    }
+  }
+}
+
+/* Mean and 1/sigma of every column as floats: in space (2, n), or from running statistics. */
+static av_norm_columns prepare(av_backend *be, const av_norm *norm, const double *moments,
+                               const float *running, const float *gamma, const float *beta) {
+  const int64_t n = norm->n;
+  float *space = av_scratch(be, AV_SLOT_COLUMNS, 2 * n, sizeof *space);
+  for (int64_t j = 0; j < n; ++j) {
+    double mean = 0.0;
+    double variance = 0.0;
+    if (norm->training) {
+      av_batch_moments(moments, n, j, norm->n_cells, &mean, &variance);
+    } else {
+      mean = (double)running[j];
+      variance = (double)running[n + j];
+    }
+    space[j] = (float)mean;
+    space[n + j] = (float)(1.0 / sqrt(variance + AV_NORM_EPS));
+  }
+  return (av_norm_columns){.mean = space, .inv_sigma = space + n, .gamma = gamma, .beta = beta};
+}
+
+static void move_running(const av_norm *norm, const double *moments, float *running) {
+  for (int64_t j = 0; j < norm->n; ++j) {
+    double mean = 0.0;
+    double variance = 0.0;
+    av_batch_moments(moments, norm->n, j, norm->n_cells, &mean, &variance);
+    float *running_mean = running + j;
+    float *running_variance = running + norm->n + j;
+    const double unbiased = av_unbiased(variance, norm->n_cells);
+    *running_mean += (float)(AV_NORM_MOMENTUM * (mean - (double)*running_mean));
+    *running_variance += (float)(AV_NORM_MOMENTUM * (unbiased - (double)*running_variance));
+  }
+}
+
+static bool drops(const av_norm *norm) { return norm->training && norm->dropout > 0.0; }
+
+void av_cpu_norm_act(av_backend *be, const av_batch *batch, const av_norm *norm, const av_real *x_,
+                     const av_sum *moments, const av_real *gamma, const av_real *beta,
+                     av_real *running, av_real *y_) {
+  const av_kernels *kernels = av_kernels_of(be);
+  const float *x = av_const_floats(x_);
+  float *y = av_floats(y_);
+  const av_norm_columns columns =
+      prepare(be, norm, av_const_doubles(moments), av_const_floats(running), av_const_floats(gamma),
+              av_const_floats(beta));
+  if (norm->training) {
+    move_running(norm, av_const_doubles(moments), av_floats(running));
+  }
+  const av_dropout_plan dropout = {.drops = drops(norm),
+                                   .threshold = av_dropout_threshold(norm->dropout),
+                                   .scale = (float)av_dropout_scale(norm->dropout),
+                                   .seed = norm->draw.seed,
+                                   .epoch = norm->draw.epoch,
+                                   .layer = norm->layer};
+#pragma omp parallel for schedule(static) num_threads(be->threads)
+  for (int64_t i = 0; i < batch->n; ++i) {
+    kernels->norm_row(norm->n, &columns, norm->relu, &dropout, batch->cell[i], x + i * norm->n,
+                      y + i * norm->n);
+  }
+}
+
+/* Factor of dy: that of kept units. */
+static float kept_scale(const av_norm *norm) {
+  return drops(norm) ? (float)av_dropout_scale(norm->dropout) : 1.0f;
+}
+
+/* Order-free sums: the terms of all cells as rows (d, then d xhat), their largest, their rounded
+ * sums. */
+static void sums_strict(av_backend *be, const av_batch *batch, const av_norm *norm,
+                        const av_norm_columns *columns, const float *x, const float *y,
+                        const float *dy, double *sum) {
+  const av_kernels *kernels = av_kernels_of(be);
+  const int64_t n = norm->n;
+  const float scale = kept_scale(norm);
+  float *terms = av_scratch(be, AV_SLOT_ROWS, batch->n * 2 * n, sizeof *terms);
+  float *top = av_scratch(be, AV_SLOT_TOP, 2 * n, sizeof *top);
+  double *magic = av_scratch(be, AV_SLOT_MAGIC, 2 * n, sizeof *magic);
+#pragma omp parallel for schedule(static) num_threads(be->threads)
+  for (int64_t i = 0; i < batch->n; ++i) {
+    float *row = terms + i * 2 * n;
+    kernels->norm_terms_row(n, columns, norm->relu, scale, x + i * n, y + i * n, dy + i * n, row,
+                            row + n);
+  }
+  av_strict_tops(be, batch->n, 2 * n, terms, 2 * n, top);
+  av_strict_maxima(be, top, 2 * n);
+  av_strict_magics(2 * n, top, av_strict_sum_bits(av_strict_cells(be, batch->n)), magic);
+  av_strict_add_columns(be, batch->n, 2 * n, terms, 2 * n, magic, NULL, sum);
+}
+
+static void sums_plain(av_backend *be, const av_batch *batch, const av_norm *norm,
+                       const av_norm_columns *columns, const float *x, const float *y,
+                       const float *dy, double *sum) {
+  const av_kernels *kernels = av_kernels_of(be);
+  const int64_t n = norm->n;
+  const float scale = kept_scale(norm);
+#pragma omp parallel for schedule(static) num_threads(be->threads)
+  for (int part = 0; part < be->threads; ++part) {
+    int64_t begin = 0;
+    int64_t end = 0;
+    av_slice(n, 16, part, be->threads, &begin, &end);
+    const av_norm_columns slice = {.mean = columns->mean + begin,
+                                   .inv_sigma = columns->inv_sigma + begin};
+    for (int64_t i = 0; i < batch->n && begin < end; ++i) {
+      const int64_t at = i * n + begin;
+      kernels->norm_sums_row(end - begin, &slice, norm->relu, scale, x + at, y + at, dy + at,
+                             sum + begin, sum + n + begin);
+    }
+  }
+}
+
+void av_cpu_norm_act_sums(av_backend *be, const av_batch *batch, const av_norm *norm,
+                          const av_real *x, const av_sum *moments, const av_real *gamma,
+                          const av_real *y, const av_real *dy, av_sum *back, av_grad *dgamma,
+                          av_grad *dbeta) {
+  const int64_t n = norm->n;
+  const av_norm_columns columns =
+      prepare(be, norm, av_const_doubles(moments), NULL, av_const_floats(gamma), NULL);
+  double *sum = av_doubles(back);
+  memset(sum, 0, (size_t)(2 * n) * sizeof *sum);
+  if (be->strict) {
+    sums_strict(be, batch, norm, &columns, av_const_floats(x), av_const_floats(y),
+                av_const_floats(dy), sum);
+  } else {
+    sums_plain(be, batch, norm, &columns, av_const_floats(x), av_const_floats(y),
+               av_const_floats(dy), sum);
+  }
+  for (int64_t j = 0; j < n; ++j) {
+    if (be->strict) {
+      av_doubles(dbeta)[j] += sum[j];
+      av_doubles(dgamma)[j] += sum[n + j];
+    } else {
+      av_floats(dbeta)[j] += (float)sum[j];
+      av_floats(dgamma)[j] += (float)sum[n + j];
+    }
+  }
+}
+
+void av_cpu_norm_act_grad(av_backend *be, const av_batch *batch, const av_norm *norm,
+                          const av_real *x_, const av_sum *moments, const av_real *gamma,
+                          const av_real *y_, const av_real *dy_, const av_sum *back_,
+                          av_real *dx_) {
+  const av_kernels *kernels = av_kernels_of(be);
+  const int64_t n = norm->n;
+  const float *x = av_const_floats(x_);
+  const float *y = av_const_floats(y_);
+  const float *dy = av_const_floats(dy_);
+  const double *back = av_const_doubles(back_);
+  float *dx = av_floats(dx_);
+  const av_norm_columns columns =
+      prepare(be, norm, av_const_doubles(moments), NULL, av_const_floats(gamma), NULL);
+  float *c = av_scratch(be, AV_SLOT_ROWS, 2 * n, sizeof *c);
+  for (int64_t j = 0; j < 2 * n; ++j) {
+    c[j] = (float)(back[j] / (double)norm->n_cells);
+  }
+  const float scale = kept_scale(norm);
+#pragma omp parallel for schedule(static) num_threads(be->threads)
+  for (int64_t i = 0; i < batch->n; ++i) {
+    const int64_t at = i * n;
+    kernels->norm_grad_row(n, &columns, norm->relu, scale, c, c + n, x + at, y + at, dy + at,
+                           dx + at);
+  }
+}

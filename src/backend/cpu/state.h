@@ -1,0 +1,170 @@
+/* What the cpu backend keeps behind the opaque handles, and what its files share. Internal.
+ *
+ * Elements: AV_REAL float, AV_SUM double, AV_GRAD float, or double in order-free mode. */
+#ifndef AV_BACKEND_CPU_STATE_H
+#define AV_BACKEND_CPU_STATE_H
+
+#include "backend/backend.h"
+#include "backend/cpu/kernels/kernels.h"
+
+static inline float *av_floats(void *array) { return array; }
+static inline const float *av_const_floats(const void *array) { return array; }
+static inline double *av_doubles(void *array) { return array; }
+static inline const double *av_const_doubles(const void *array) { return array; }
+
+/* Work areas that grow to the largest size asked for and then stay. */
+typedef enum av_slot {
+  AV_SLOT_LOSS,  /* a double or three a cell */
+  AV_SLOT_TOP,   /* largest terms of columns */
+  AV_SLOT_MAGIC, /* their quanta */
+  AV_SLOT_LEFT,  /* rounded operands of exact products */
+  AV_SLOT_RIGHT,
+  AV_SLOT_COLUMNS, /* columns of a layer; sums of columns */
+  AV_SLOT_ROWS,    /* rows of terms */
+  AV_SLOT_PACKED,  /* weights in panels */
+  AV_SLOT_PACKED2,
+  AV_SLOT_TILE,    /* each thread's tiles */
+  AV_SLOT_DECODE,  /* logits, then their gradients */
+  AV_SLOT_DECODE2, /* the same of the zero-inflation head */
+  AV_SLOT_DECODE3, /* dispersion gradients */
+  AV_SLOT_THETA,
+  AV_SLOT_CODES,
+  AV_SLOT_FOLD,
+  AV_SLOT_FOLD2,
+  AV_SLOT_GRADS,
+  AV_SLOTS
+} av_slot;
+
+typedef struct av_cpu {
+  const av_kernels *kernels;
+  void *scratch[AV_SLOTS];
+  size_t scratch_bytes[AV_SLOTS];
+  MPI_Request *request;
+  int n_requests, max_requests;
+} av_cpu;
+
+static inline av_cpu *av_cpu_of(const av_backend *be) { return be->state; }
+static inline const av_kernels *av_kernels_of(const av_backend *be) {
+  return av_cpu_of(be)->kernels;
+}
+
+/* n elements of `size` bytes, 64-byte aligned, contents undefined. Ends the run if there is no
+ * memory. */
+void *av_scratch(av_backend *be, av_slot slot, int64_t n, size_t size);
+/* Ends the run if `status` is an error. */
+void av_cpu_require(const av_backend *be, av_status status);
+
+struct av_data {
+  const av_dataset *dataset; /* borrowed */
+};
+
+/* The minibatch by gene: for gene g, entries [start[g], start[g + 1]) hold the rows in which it
+ * occurs, increasing, and f(count). Made when first asked for after a selection. */
+typedef struct av_gene_lists {
+  enum { AV_LISTS_NONE, AV_LISTS_COUNT, AV_LISTS_LOG1P } holds;
+  int64_t *start; /* (G + 1) */
+  int32_t *row;
+  float *value;
+  int64_t *next;   /* (threads, G) while building */
+  int64_t *totals; /* (threads) */
+} av_gene_lists;
+
+struct av_batch {
+  const av_dataset *dataset;
+  int64_t max_rows;
+  int64_t n;           /* B */
+  int64_t *row_start;  /* (n + 1) */
+  int32_t *gene;       /* (row_start[n]) */
+  float *value;        /* counts */
+  float *log1p;        /* log1p of counts */
+  int64_t *cell;       /* (n) global number */
+  int32_t *code;       /* (n) batch */
+  double *log_library; /* (n) log of the observed library */
+  double *constant;    /* (n) sum of lgamma(x + 1) */
+  double *total;       /* (n) sum of counts */
+  float *largest;      /* (n) largest count */
+  av_gene_lists *lists;
+};
+
+static inline av_cell_counts av_counts_of(const av_batch *batch, int64_t i) {
+  const int64_t first = batch->row_start[i];
+  return (av_cell_counts){.n = batch->row_start[i + 1] - first,
+                          .gene = batch->gene + first,
+                          .value = batch->value + first};
+}
+
+/* Part `part` of `parts` of n items, cut at multiples of `grain`. */
+static inline void av_slice(int64_t n, int64_t grain, int part, int parts, int64_t *begin,
+                            int64_t *end) {
+  const int64_t units = (n + grain - 1) / grain;
+  const int64_t first = units * part / parts * grain;
+  const int64_t last = units * (part + 1) / parts * grain;
+  *begin = first < n ? first : n;
+  *end = last < n ? last : n;
+}
+
+static inline int64_t av_panels(int64_t n) { return (n + AV_PANEL - 1) / AV_PANEL; }
+
+/* Packs columns [0, n) of w (depth, n) into panels: packed (panels, depth, AV_PANEL). All threads.
+ */
+void av_pack_panels(const av_backend *be, int64_t depth, int64_t n, const float *w, float *packed);
+
+/* The minibatch by gene (batch.c). */
+const av_gene_lists *av_batch_lists(av_backend *be, const av_batch *batch, bool log1p);
+
+/* Operations, by file. */
+av_status av_cpu_data_load(av_backend *be, const av_dataset *dataset, av_data **data);
+void av_cpu_data_free(av_backend *be, av_data *data);
+av_status av_cpu_batch_create(av_backend *be, av_data *data, int64_t max_rows, av_batch **batch);
+void av_cpu_batch_free(av_backend *be, av_batch *batch);
+void av_cpu_batch_select(av_backend *be, av_batch *batch, int64_t n, const int64_t *rows);
+
+void av_cpu_sparse_linear(av_backend *be, const av_batch *batch, bool log1p, int64_t n,
+                          const av_real *w, const av_real *bias, av_real *y);
+void av_cpu_sparse_linear_grad(av_backend *be, const av_batch *batch, bool log1p, int64_t n,
+                               const av_real *dy, av_grad *dw, av_grad *dbias);
+void av_cpu_linear(av_backend *be, const av_batch *batch, int64_t m, int64_t n_onehot, int64_t n,
+                   const av_real *x, int64_t x_stride, const av_real *w, const av_real *bias,
+                   av_real *y);
+void av_cpu_linear_grad(av_backend *be, const av_batch *batch, int64_t m, int64_t n_onehot,
+                        int64_t n, const av_real *x, int64_t x_stride, const av_real *w,
+                        const av_real *dy, av_real *dx, int64_t dx_stride, av_grad *dw,
+                        av_grad *dbias);
+void av_cpu_moments(av_backend *be, const av_batch *batch, int64_t n, const av_real *x,
+                    av_sum *moments);
+void av_cpu_norm_act(av_backend *be, const av_batch *batch, const av_norm *norm, const av_real *x,
+                     const av_sum *moments, const av_real *gamma, const av_real *beta,
+                     av_real *running, av_real *y);
+void av_cpu_norm_act_sums(av_backend *be, const av_batch *batch, const av_norm *norm,
+                          const av_real *x, const av_sum *moments, const av_real *gamma,
+                          const av_real *y, const av_real *dy, av_sum *back, av_grad *dgamma,
+                          av_grad *dbeta);
+void av_cpu_norm_act_grad(av_backend *be, const av_batch *batch, const av_norm *norm,
+                          const av_real *x, const av_sum *moments, const av_real *gamma,
+                          const av_real *y, const av_real *dy, const av_sum *back, av_real *dx);
+void av_cpu_latent_draw(av_backend *be, const av_batch *batch, const av_latent *latent,
+                        const av_real *z_head, const av_real *l_head, const av_sum *prior,
+                        av_real *z, av_real *l, av_sum *losses);
+void av_cpu_latent_grad(av_backend *be, const av_batch *batch, const av_latent *latent,
+                        const av_real *z_head, const av_real *l_head, const av_sum *prior,
+                        const av_real *dz, const av_real *dl, av_real *dz_head, av_real *dl_head);
+void av_cpu_fold_sums(av_backend *be, const av_batch *batch, int64_t n_in, int64_t n_onehot,
+                      const av_real *z, av_sum *stats);
+void av_cpu_fold(av_backend *be, const av_fold *fold, const av_sum *stats);
+void av_cpu_fold_grad(av_backend *be, const av_fold *fold, const av_sum *stats, const av_grad *p,
+                      const av_grad *s, av_grad *dw, av_grad *dgamma, av_grad *dbeta, av_sum *back);
+void av_cpu_fold_correct(av_backend *be, const av_batch *batch, const av_fold *fold,
+                         const av_sum *stats, const av_sum *back, const av_real *z, av_real *dz);
+void av_cpu_decode_nll(av_backend *be, const av_batch *batch, const av_decode *decode,
+                       const av_real *x, const av_real *l, av_sum *losses, av_real *dx,
+                       av_real *dl);
+av_status av_cpu_decode_cells(av_backend *be, const av_batch *batch, const av_decode *decode,
+                              const av_real *x, const av_real *l, double *nll);
+av_status av_cpu_decode_output(av_backend *be, const av_batch *batch, const av_decode *decode,
+                               const av_real *x, const av_real *l, float *rho, float *mu);
+void av_cpu_adam(av_backend *be, const av_adam *adam, int64_t n, av_real *params, av_grad *grads,
+                 av_real *m, av_real *v);
+void av_cpu_allreduce_begin(av_backend *be, av_kind kind, void *array, int64_t n);
+void av_cpu_allreduce_end(av_backend *be);
+
+#endif

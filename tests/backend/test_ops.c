@@ -1,0 +1,467 @@
+/* Every operation of the cpu backend but the decoder's, against the reference backend on the same
+ * numbers: max |difference| <= 1e-5 of the largest entry of each array. */
+#include "backend/twin.h"
+
+#include "backend/latent.h"
+#include "base/memory.h"
+#include "config/config.h"
+#include "math/rng.h"
+
+#include <math.h>
+#include <mpi.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define TOLERANCE 1e-5
+
+/* Shapes every test runs on: odd and large, empty and single minibatches, 1 and 2 threads. */
+static const twin_shape shapes[] = {
+    {.cells = 40, .genes = 1, .batches = 1, .rows = 5, .filled = 0.7, .threads = 1},
+    {.cells = 40, .genes = 33, .batches = 3, .rows = 0, .filled = 9, .threads = 2},
+    {.cells = 40, .genes = 33, .batches = 3, .rows = 1, .filled = 9, .threads = 2},
+    {.cells = 50, .genes = 257, .batches = 2, .rows = 2, .filled = 30, .threads = 2},
+    {.cells = 200, .genes = 500, .batches = 1, .rows = 130, .filled = 40, .threads = 1},
+    {.cells = 200, .genes = 500, .batches = 90, .rows = 130, .filled = 40, .threads = 2},
+    {.cells = 60,
+     .genes = 300,
+     .batches = 4,
+     .rows = 37,
+     .filled = 60,
+     .threads = 3,
+     .fractions = true},
+    {.cells = 30, .genes = 66000, .batches = 2, .rows = 17, .filled = 200, .threads = 2}};
+
+/* Runs `check` on every shape, order-free or not, and on every instruction set of this machine. */
+static void on_all_shapes(void (*check)(av_twin *)) {
+  for (size_t s = 0; s < sizeof shapes / sizeof *shapes; ++s) {
+    for (int strict = 0; strict < 2; ++strict) {
+      twin_shape shape = shapes[s];
+      shape.strict = strict != 0;
+      av_twin twin;
+      twin_open(&twin, &shape);
+      for (int set = 0; use_instructions(&twin.be[CPU], set); ++set) {
+        check(&twin);
+      }
+      twin_close(&twin);
+    }
+  }
+}
+
+static void check_memory(av_twin *twin) {
+  source from = {.item = 11};
+  av_pair values = pair_normals(twin, AV_REAL, 100, &from, 0, 1);
+  double *read = pair_read(&values, CPU);
+  double *expected = pair_read(&values, REFERENCE);
+  for (int i = 0; i < 100; ++i) {
+    assert_true(read[i] == expected[i]);
+  }
+  BOTH(twin, zero(be, AV_REAL, av_backend_at(be, AV_REAL, values.at[t], 10), 50));
+  free(read);
+  read = pair_read(&values, CPU);
+  for (int i = 0; i < 100; ++i) {
+    assert_true(read[i] == (i >= 10 && i < 60 ? 0.0 : expected[i]));
+  }
+  free(read);
+  free(expected);
+  pair_free(&values);
+}
+
+static void check_sparse(av_twin *twin) {
+  const int64_t widths[] = {1, 10, 37, 128, 256};
+  for (size_t w = 0; w < sizeof widths / sizeof *widths; ++w) {
+    const int64_t n = widths[w];
+    const int64_t genes = twin->dataset.n_genes;
+    if (genes > 10000 && n > 40) {
+      continue;
+    }
+    source from = {.item = 100};
+    av_pair weight = pair_normals(twin, AV_REAL, genes * n, &from, 0, 0.1);
+    av_pair bias = pair_normals(twin, AV_REAL, n, &from, 0, 1);
+    av_pair y = pair_zeros(twin, AV_REAL, twin->n * n);
+    av_pair dy = pair_normals(twin, AV_REAL, twin->n * n, &from, 0, 1);
+    av_pair dw = pair_zeros(twin, AV_GRAD, genes * n);
+    av_pair dbias = pair_zeros(twin, AV_GRAD, n);
+    for (int log1p_input = 0; log1p_input < 2; ++log1p_input) {
+      BOTH(twin, sparse_linear(be, batch, log1p_input, n, weight.at[t], bias.at[t], y.at[t]));
+      same("sparse_linear y", &y, TOLERANCE);
+      BOTH(twin, zero(be, AV_GRAD, dw.at[t], dw.n));
+      BOTH(twin, zero(be, AV_GRAD, dbias.at[t], dbias.n));
+      BOTH(twin, sparse_linear_grad(be, batch, log1p_input, n, dy.at[t], dw.at[t], dbias.at[t]));
+      same("sparse_linear_grad dw", &dw, TOLERANCE);
+      same("sparse_linear_grad dbias", &dbias, TOLERANCE);
+    }
+    if (!twin->be[CPU].strict) { /* added to what is there */
+      BOTH(twin, sparse_linear_grad(be, batch, true, n, dy.at[t], dw.at[t], dbias.at[t]));
+      same("sparse_linear_grad dw, twice", &dw, TOLERANCE);
+      same("sparse_linear_grad dbias, twice", &dbias, TOLERANCE);
+    }
+    pair_free(&weight);
+    pair_free(&bias);
+    pair_free(&y);
+    pair_free(&dy);
+    pair_free(&dw);
+    pair_free(&dbias);
+  }
+}
+
+static void check_linear_size(av_twin *twin, int64_t m, int64_t n, bool onehot, bool bias_wanted) {
+  source from = {.item = 200};
+  const int64_t batches = onehot ? twin->dataset.batch.levels.n : 0;
+  const int64_t x_stride = m + 3;
+  const int64_t dx_stride = m + 1;
+  av_pair x = pair_normals(twin, AV_REAL, twin->n * x_stride, &from, 0.2, 1);
+  av_pair weight = pair_normals(twin, AV_REAL, (m + batches) * n, &from, 0, 0.3);
+  av_pair bias = pair_normals(twin, AV_REAL, n, &from, 0, 1);
+  av_pair y = pair_zeros(twin, AV_REAL, twin->n * n);
+  av_pair dy = pair_normals(twin, AV_REAL, twin->n * n, &from, 0, 1);
+  av_pair dx = pair_normals(twin, AV_REAL, twin->n * dx_stride, &from, 0, 1);
+  av_pair dw = pair_zeros(twin, AV_GRAD, (m + batches) * n);
+  av_pair dbias = pair_zeros(twin, AV_GRAD, n);
+  BOTH(twin, linear(be, batch, m, batches, n, x.at[t], x_stride, weight.at[t],
+                    bias_wanted ? bias.at[t] : NULL, y.at[t]));
+  same("linear y", &y, TOLERANCE);
+  BOTH(twin, linear_grad(be, batch, m, batches, n, x.at[t], x_stride, weight.at[t], dy.at[t],
+                         dx.at[t], dx_stride, dw.at[t], bias_wanted ? dbias.at[t] : NULL));
+  same("linear_grad dx", &dx, TOLERANCE);
+  same("linear_grad dw", &dw, TOLERANCE);
+  same("linear_grad dbias", &dbias, TOLERANCE);
+  BOTH(twin, zero(be, AV_GRAD, dw.at[t], dw.n));
+  BOTH(twin, linear_grad(be, batch, m, batches, n, x.at[t], x_stride, weight.at[t], dy.at[t], NULL,
+                         0, dw.at[t], NULL));
+  same("linear_grad dw without dx", &dw, TOLERANCE);
+  pair_free(&x);
+  pair_free(&weight);
+  pair_free(&bias);
+  pair_free(&y);
+  pair_free(&dy);
+  pair_free(&dx);
+  pair_free(&dw);
+  pair_free(&dbias);
+}
+
+static void check_linear(av_twin *twin) {
+  check_linear_size(twin, 1, 1, false, true);
+  check_linear_size(twin, 10, 128, true, true);
+  check_linear_size(twin, 128, 128, true, false);
+  check_linear_size(twin, 128, 20, false, true);
+  check_linear_size(twin, 33, 47, true, true);
+}
+
+static void check_norm_case(av_twin *twin, int64_t n, bool relu, double dropout) {
+  source from = {.item = 300};
+  const int64_t cells = twin->n > 0 ? twin->n : 3;
+  av_pair x = pair_normals(twin, AV_REAL, twin->n * n, &from, 2, 3);
+  av_pair gamma = pair_normals(twin, AV_REAL, n, &from, 1, 0.3);
+  av_pair beta = pair_normals(twin, AV_REAL, n, &from, 0, 0.5);
+  av_pair running = pair_normals(twin, AV_REAL, 2 * n, &from, 1, 0.1);
+  av_pair y = pair_zeros(twin, AV_REAL, twin->n * n);
+  av_pair dy = pair_normals(twin, AV_REAL, twin->n * n, &from, 0, 1);
+  av_pair dx = pair_zeros(twin, AV_REAL, twin->n * n);
+  av_pair moments = pair_normals(twin, AV_SUM, 2 * n, &from, 0, 1); /* to be overwritten */
+  av_pair back = pair_normals(twin, AV_SUM, 2 * n, &from, 0, 1);
+  av_pair dgamma = pair_zeros(twin, AV_GRAD, n);
+  av_pair dbeta = pair_zeros(twin, AV_GRAD, n);
+  av_norm norm = {.n = n,
+                  .training = false,
+                  .relu = relu,
+                  .dropout = dropout,
+                  .layer = 5,
+                  .draw = {.seed = 123, .epoch = 4, .purpose = AV_DRAW_LATENT},
+                  .n_cells = cells};
+  BOTH(twin, norm_act(be, batch, &norm, x.at[t], moments.at[t], gamma.at[t], beta.at[t],
+                      running.at[t], y.at[t]));
+  same("norm_act y, running", &y, TOLERANCE);
+  BOTH(twin, moments(be, batch, n, x.at[t], moments.at[t]));
+  same("moments", &moments, TOLERANCE);
+  norm.training = true;
+  BOTH(twin, norm_act(be, batch, &norm, x.at[t], moments.at[t], gamma.at[t], beta.at[t],
+                      running.at[t], y.at[t]));
+  same("norm_act y", &y, TOLERANCE);
+  same("norm_act running", &running, TOLERANCE);
+  BOTH(twin, norm_act_sums(be, batch, &norm, x.at[t], moments.at[t], gamma.at[t], y.at[t], dy.at[t],
+                           back.at[t], dgamma.at[t], dbeta.at[t]));
+  same("norm_act_sums back", &back, TOLERANCE);
+  same("norm_act_sums dgamma", &dgamma, TOLERANCE);
+  same("norm_act_sums dbeta", &dbeta, TOLERANCE);
+  BOTH(twin, norm_act_grad(be, batch, &norm, x.at[t], moments.at[t], gamma.at[t], y.at[t], dy.at[t],
+                           back.at[t], dx.at[t]));
+  /* of one or two cells nothing but rounding is left of the terms, gamma dy / sigma, of about 30 */
+  const double terms = twin->n <= 2 ? 30.0 : 0.0;
+  same_beside("norm_act_grad dx", &dx, TOLERANCE, terms);
+  BOTH(twin, norm_act_grad(be, batch, &norm, x.at[t], moments.at[t], gamma.at[t], y.at[t], dy.at[t],
+                           back.at[t], dy.at[t]));
+  same_beside("norm_act_grad in place", &dy, TOLERANCE, terms);
+  av_pair *all[] = {&x, &gamma, &beta, &running, &y, &dy, &dx, &moments, &back, &dgamma, &dbeta};
+  for (size_t i = 0; i < sizeof all / sizeof *all; ++i) {
+    pair_free(all[i]);
+  }
+}
+
+static void check_norm(av_twin *twin) {
+  check_norm_case(twin, 1, true, 0.0);
+  check_norm_case(twin, 37, false, 0.0);
+  check_norm_case(twin, 128, true, 0.1);
+  check_norm_case(twin, 300, true, 0.6);
+}
+
+static void check_latent_case(av_twin *twin, int64_t k, bool latent_library, bool sample) {
+  source from = {.item = 400};
+  const int64_t batches = twin->dataset.batch.levels.n;
+  double *priors = av_calloc((size_t)(2 * batches), sizeof *priors);
+  assert_non_null(priors);
+  for (int64_t s = 0; s < batches; ++s) {
+    priors[2 * s] = 7.0 + source_normal(&from);
+    priors[2 * s + 1] = source_uniform(&from, 0.05, 1);
+  }
+  av_pair prior = pair_values(twin, AV_SUM, 2 * batches, priors);
+  av_pair z_head = pair_normals(twin, AV_REAL, twin->n * 2 * k, &from, -0.5, 1);
+  av_pair l_head = pair_normals(twin, AV_REAL, twin->n * 2, &from, 1, 1);
+  av_pair z = pair_zeros(twin, AV_REAL, twin->n * k);
+  av_pair l = pair_zeros(twin, AV_REAL, twin->n);
+  av_pair losses = pair_zeros(twin, AV_SUM, AV_LOSSES);
+  av_pair dz = pair_normals(twin, AV_REAL, twin->n * k, &from, 0, 1);
+  av_pair dl = pair_normals(twin, AV_REAL, twin->n, &from, 0, 1);
+  av_pair dz_head = pair_zeros(twin, AV_REAL, twin->n * 2 * k);
+  av_pair dl_head = pair_zeros(twin, AV_REAL, twin->n * 2);
+  const av_latent latent = {.n_latent = k,
+                            .latent_library = latent_library,
+                            .sample = sample,
+                            .kl_weight = 0.3,
+                            .draw = {.seed = 9, .epoch = 2, .purpose = AV_DRAW_POSTERIOR}};
+  BOTH(twin, latent_draw(be, batch, &latent, z_head.at[t], latent_library ? l_head.at[t] : NULL,
+                         prior.at[t], z.at[t], l.at[t], losses.at[t]));
+  same("latent_draw z", &z, TOLERANCE);
+  same("latent_draw l", &l, TOLERANCE);
+  /* order-free losses are rounded to 2^-16, 7.6e-6 at most off for each of two terms a cell */
+  same_beside("latent_draw losses", &losses, TOLERANCE,
+              twin->be[CPU].strict ? 0.8 * (double)twin->n : 0.0);
+  BOTH(twin, latent_grad(be, batch, &latent, z_head.at[t], latent_library ? l_head.at[t] : NULL,
+                         prior.at[t], dz.at[t], dl.at[t], dz_head.at[t], dl_head.at[t]));
+  same("latent_grad dz_head", &dz_head, TOLERANCE);
+  same("latent_grad dl_head", &dl_head, TOLERANCE);
+  av_pair *all[] = {&prior, &z_head, &l_head, &z, &l, &losses, &dz, &dl, &dz_head, &dl_head};
+  for (size_t i = 0; i < sizeof all / sizeof *all; ++i) {
+    pair_free(all[i]);
+  }
+  free(priors);
+}
+
+static void check_latent(av_twin *twin) {
+  check_latent_case(twin, 10, true, true);
+  check_latent_case(twin, 1, false, true);
+  check_latent_case(twin, 7, true, false);
+}
+
+/* M has no meaning for batches without cells (the backends differ): there 0 on both sides. */
+static void same_back(av_pair *back, int64_t k, int64_t batches, const double *cells) {
+  double *values[TWINS] = {pair_read(back, REFERENCE), pair_read(back, CPU)};
+  for (int64_t s = 0; s < batches; ++s) {
+    for (int64_t a = 0; a < k && cells[s] == 0.0; ++a) {
+      values[REFERENCE][k + a * (k + batches) + k + s] = 0.0;
+      values[CPU][k + a * (k + batches) + k + s] = 0.0;
+    }
+  }
+  same_numbers("fold_grad back", back->n, values[CPU], values[REFERENCE], TOLERANCE, 0.0);
+  free(values[REFERENCE]);
+  free(values[CPU]);
+}
+
+static void check_fold_case(av_twin *twin, int64_t k, bool onehot) {
+  source from = {.item = 500};
+  const int64_t genes = twin->dataset.n_genes;
+  const int64_t batches = onehot ? twin->dataset.batch.levels.n : 0;
+  const int64_t width = k + batches;
+  const int64_t rows = batches > 0 ? batches : 1;
+  if (width * genes > 1000000) {
+    return; /* the reference builds the whole covariance for every gene */
+  }
+  av_pair z = pair_normals(twin, AV_REAL, twin->n * k, &from, 0.5, 1);
+  av_pair w = pair_normals(twin, AV_REAL, width * genes, &from, 0, 0.5);
+  av_pair gamma = pair_normals(twin, AV_REAL, genes, &from, 1, 0.2);
+  av_pair beta = pair_normals(twin, AV_REAL, genes, &from, 0, 1);
+  av_pair running = pair_normals(twin, AV_REAL, 2 * genes, &from, 1, 0.1);
+  av_pair a = pair_zeros(twin, AV_REAL, width * genes);
+  av_pair c = pair_zeros(twin, AV_REAL, genes);
+  av_pair inv_sigma = pair_zeros(twin, AV_REAL, genes);
+  av_pair stats = pair_normals(twin, AV_SUM, rows * (1 + k) + k * k, &from, 0, 1);
+  av_pair p = pair_normals(twin, AV_GRAD, width * genes, &from, 0, 1);
+  av_pair s = pair_normals(twin, AV_GRAD, genes, &from, 0, 1);
+  av_pair dw = pair_zeros(twin, AV_GRAD, width * genes);
+  av_pair dgamma = pair_zeros(twin, AV_GRAD, genes);
+  av_pair dbeta = pair_zeros(twin, AV_GRAD, genes);
+  av_pair back = pair_zeros(twin, AV_SUM, k + k * width);
+  av_pair dz = pair_normals(twin, AV_REAL, twin->n * k, &from, 0, 1);
+  av_fold fold[TWINS];
+  for (int training = 0; training < 2; ++training) {
+    for (int t = 0; t < TWINS; ++t) {
+      fold[t] = (av_fold){.n_genes = genes,
+                          .n_in = k,
+                          .n_onehot = batches,
+                          .training = training != 0,
+                          .n_cells = twin->n,
+                          .w = w.at[t],
+                          .gamma = gamma.at[t],
+                          .beta = beta.at[t],
+                          .running = running.at[t],
+                          .a = a.at[t],
+                          .c = c.at[t],
+                          .inv_sigma = inv_sigma.at[t]};
+    }
+    if (training != 0 && twin->n == 0) {
+      break; /* no global minibatch is empty */
+    }
+    BOTH(twin, fold_sums(be, batch, k, batches, z.at[t], stats.at[t]));
+    same("fold_sums", &stats, TOLERANCE);
+    BOTH(twin, fold(be, &fold[t], stats.at[t]));
+    same("fold a", &a, TOLERANCE);
+    same("fold c", &c, TOLERANCE);
+    same("fold inv_sigma", &inv_sigma, TOLERANCE);
+    same("fold running", &running, TOLERANCE);
+  }
+  if (twin->n > 0) {
+    /* a row of p without cells is zero, as a decoder would leave it */
+    double *values = pair_read(&p, REFERENCE);
+    double *counts = pair_read(&stats, REFERENCE);
+    for (int64_t d = 0; d < batches; ++d) {
+      for (int64_t g = 0; g < genes && counts[d] == 0.0; ++g) {
+        values[(k + d) * genes + g] = 0.0;
+      }
+    }
+    pair_set(&p, values);
+    BOTH(twin, fold_grad(be, &fold[t], stats.at[t], p.at[t], s.at[t], dw.at[t], dgamma.at[t],
+                         dbeta.at[t], back.at[t]));
+    same("fold_grad dw", &dw, TOLERANCE);
+    same("fold_grad dgamma", &dgamma, TOLERANCE);
+    same("fold_grad dbeta", &dbeta, TOLERANCE);
+    same_back(&back, k, batches, counts);
+    BOTH(twin, fold_correct(be, batch, &fold[t], stats.at[t], back.at[t], z.at[t], dz.at[t]));
+    same("fold_correct dz", &dz, TOLERANCE);
+    free(values);
+    free(counts);
+  }
+  av_pair *all[] = {&z, &w, &gamma, &beta,   &running, &a,    &c,  &inv_sigma,
+                    &p, &s, &dw,    &dgamma, &dbeta,   &back, &dz, &stats};
+  for (size_t i = 0; i < sizeof all / sizeof *all; ++i) {
+    pair_free(all[i]);
+  }
+}
+
+static void check_fold(av_twin *twin) {
+  check_fold_case(twin, 10, true);
+  check_fold_case(twin, 3, false);
+}
+
+static void check_adam(av_twin *twin) {
+  source from = {.item = 600};
+  const int64_t n = 1003;
+  av_pair p = pair_normals(twin, AV_REAL, n, &from, 0, 1);
+  av_pair g = pair_normals(twin, AV_GRAD, n, &from, 0, 100);
+  av_pair m = pair_normals(twin, AV_REAL, n, &from, 0, 0.1);
+  av_pair v = pair_zeros(twin, AV_REAL, n);
+  av_adam adam = {.lr = 1e-3,
+                  .beta1 = 0.9,
+                  .beta2 = 0.999,
+                  .eps = 0.01,
+                  .weight_decay = 1e-2,
+                  .scale = 1.0 / 128};
+  for (adam.step = 1; adam.step <= 3; ++adam.step) {
+    BOTH(twin, adam(be, &adam, n, p.at[t], g.at[t], m.at[t], v.at[t]));
+    same("adam parameters", &p, 1e-6);
+    same("adam m", &m, 1e-6);
+    same("adam v", &v, 1e-6);
+    same("adam gradients", &g, 0.0);
+    double *values = pair_read(&g, REFERENCE);
+    for (int64_t i = 0; i < n; ++i) {
+      assert_true(values[i] == 0.0);
+      values[i] = (double)(float)(50 * source_normal(&from));
+    }
+    pair_set(&g, values);
+    free(values);
+  }
+  pair_free(&p);
+  pair_free(&g);
+  pair_free(&m);
+  pair_free(&v);
+}
+
+/* A NaN reaches every result that depends on it, in both modes and at once. */
+static void check_nan(av_twin *twin) {
+  if (twin->n < 2) {
+    return;
+  }
+  const int64_t n = 48;
+  source from = {.item = 700};
+  av_pair x = pair_normals(twin, AV_REAL, twin->n * n, &from, 0, 1);
+  av_pair moments = pair_zeros(twin, AV_SUM, 2 * n);
+  av_pair w = pair_normals(twin, AV_REAL, n * n, &from, 0, 1);
+  av_pair dw = pair_zeros(twin, AV_GRAD, n * n);
+  double *values = pair_read(&x, REFERENCE);
+  values[n + 5] = NAN;
+  pair_set(&x, values);
+  av_backend *be = &twin->be[CPU];
+  be->ops->moments(be, twin->batch[CPU], n, x.at[CPU], moments.at[CPU]);
+  be->ops->linear_grad(be, twin->batch[CPU], n, 0, n, x.at[CPU], n, w.at[CPU], x.at[CPU], NULL, 0,
+                       dw.at[CPU], NULL);
+  free(values);
+  values = pair_read(&moments, CPU);
+  for (int64_t j = 0; j < n; ++j) {
+    assert_int_equal(isnan(values[j]) != 0, j == 5);
+    assert_int_equal(isnan(values[n + j]) != 0, j == 5);
+  }
+  free(values);
+  values = pair_read(&dw, CPU);
+  for (int64_t j = 0; j < n; ++j) {
+    assert_true(isnan(values[5 * n + j]) && isnan(values[j * n + 5]));
+  }
+  free(values);
+  pair_free(&x);
+  pair_free(&moments);
+  pair_free(&w);
+  pair_free(&dw);
+}
+
+static void memory(void **state) {
+  (void)state;
+  on_all_shapes(check_memory);
+}
+static void sparse(void **state) {
+  (void)state;
+  on_all_shapes(check_sparse);
+}
+static void linear(void **state) {
+  (void)state;
+  on_all_shapes(check_linear);
+}
+static void norm(void **state) {
+  (void)state;
+  on_all_shapes(check_norm);
+}
+static void latent(void **state) {
+  (void)state;
+  on_all_shapes(check_latent);
+}
+static void fold(void **state) {
+  (void)state;
+  on_all_shapes(check_fold);
+}
+static void adam(void **state) {
+  (void)state;
+  on_all_shapes(check_adam);
+}
+static void nan_stays(void **state) {
+  (void)state;
+  on_all_shapes(check_nan);
+}
+
+int main(int argc, char **argv) {
+  if (MPI_Init(&argc, &argv) != MPI_SUCCESS) {
+    return 1;
+  }
+  const struct CMUnitTest tests[] = {cmocka_unit_test(memory), cmocka_unit_test(sparse),
+                                     cmocka_unit_test(linear), cmocka_unit_test(norm),
+                                     cmocka_unit_test(latent), cmocka_unit_test(fold),
+                                     cmocka_unit_test(adam),   cmocka_unit_test(nan_stays)};
+  const int failed = cmocka_run_group_tests(tests, NULL, NULL);
+  MPI_Finalize();
+  return failed;
+}

@@ -1,0 +1,487 @@
+/* Order-free mode: one minibatch split in different ways over the ranks of this run and over 1 or 2
+ * threads gives the bits that one rank with one thread gets; the plain mode gives the same bits
+ * when it runs again. Every rank holds all cells and takes its share of the rows. */
+#include "backend/twin.h"
+
+#include "backend/latent.h"
+#include "base/memory.h"
+#include "config/config.h"
+#include "math/rng.h"
+
+#include <math.h>
+#include <mpi.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { CELLS = 90, ROWS = 61, WIDTH = 37, LATENT = 6, MOST = 4096 };
+
+/* One backend with its rows [first, first + n) of the minibatch, and the results so far. */
+typedef struct run {
+  av_backend be;
+  av_data *data;
+  av_batch *batch;
+  int64_t first, n;
+  int64_t genes, batches;
+  uint64_t *sums; /* checksums of results that all ranks share */
+  int n_sums;
+  double *cells; /* results of this rank's cells, one block after another */
+  int64_t n_cells, most_cells;
+} run;
+
+static av_comm world;
+static av_comm self;
+static av_dataset dataset;
+
+static void require(av_status status) {
+  if (status != AV_OK) {
+    av_error_print();
+  }
+  assert_int_equal(status, AV_OK);
+}
+
+static void run_open(run *r, const av_comm *comm, int threads, bool strict, int64_t first,
+                     int64_t n) {
+  *r = (run){.first = first,
+             .n = n,
+             .genes = dataset.n_genes,
+             .batches = dataset.batch.levels.n,
+             .most_cells = ROWS * MOST};
+  require(av_backend_open(&r->be, AV_BACKEND_CPU, comm, threads, strict));
+  require(r->be.ops->data_load(&r->be, &dataset, &r->data));
+  require(r->be.ops->batch_create(&r->be, r->data, ROWS, &r->batch));
+  int64_t rows[ROWS];
+  for (int64_t i = 0; i < n; ++i) {
+    rows[i] = ((first + i) * 7 + 2) % CELLS;
+  }
+  r->be.ops->batch_select(&r->be, r->batch, n, rows);
+  r->sums = av_calloc(256, sizeof *r->sums);
+  r->cells = av_calloc((size_t)r->most_cells, sizeof *r->cells);
+  assert_true(r->sums && r->cells);
+}
+
+static void run_close(run *r) {
+  r->be.ops->batch_free(&r->be, r->batch);
+  r->be.ops->data_free(&r->be, r->data);
+  av_backend_close(&r->be);
+  free(r->sums);
+  free(r->cells);
+}
+
+static void *array(run *r, av_kind kind, int64_t n) {
+  void *made = NULL;
+  require(r->be.ops->alloc(&r->be, kind, n, &made));
+  return made;
+}
+
+/* The same numbers on every rank; `rows` > 0: this rank's part of that many for each row. */
+static void *numbers(run *r, av_kind kind, int64_t rows_of, int64_t n, uint64_t item, double shift,
+                     double scale) {
+  const int64_t rows = rows_of > 0 ? r->n : 1;
+  void *made = array(r, kind, rows * n);
+  double *values = av_calloc((size_t)(rows * n), sizeof *values);
+  assert_non_null(values);
+  source from = {.item = (item << 24) + (rows_of > 0 ? (uint64_t)(r->first * n) : 0)};
+  for (int64_t i = 0; i < rows * n; ++i) {
+    const double x = source_normal(&from);
+    values[i] = (double)(float)(shift + scale * x * fabs(x) * fabs(x)); /* heavy tails */
+  }
+  require(r->be.ops->write(&r->be, kind, made, rows * n, values));
+  free(values);
+  return made;
+}
+
+/* Makes an array global, notes a checksum of its bits and of each kept number. */
+static void note_sum(run *r, av_kind kind, void *at, int64_t n) {
+  av_backend_allreduce(&r->be, kind, at, n);
+  double *values = av_calloc((size_t)n, sizeof *values);
+  assert_non_null(values);
+  require(r->be.ops->read(&r->be, kind, at, n, values));
+  uint64_t sum = 14695981039346656037u;
+  for (int64_t i = 0; i < n; ++i) {
+    uint64_t bits = 0;
+    const double value = values[i] + 0.0; /* -0 is 0 */
+    assert_true(isfinite(value));
+    memcpy(&bits, &value, sizeof bits);
+    sum = (sum ^ bits) * 1099511628211u;
+    sum ^= sum >> 29;
+  }
+  r->sums[r->n_sums++] = sum;
+  free(values);
+}
+
+/* Notes n numbers for each of this rank's rows. */
+static void note_cells(run *r, const void *at, int64_t n) {
+  assert_true(r->n_cells + r->n * n <= r->most_cells);
+  require(r->be.ops->read(&r->be, AV_REAL, at, r->n * n, r->cells + r->n_cells));
+  r->n_cells += r->n * n;
+}
+
+static void layers(run *r) {
+  av_backend *be = &r->be;
+  const av_backend_ops *ops = be->ops;
+  void *w = numbers(r, AV_REAL, 0, r->genes * WIDTH, 1, 0, 0.1);
+  void *bias = numbers(r, AV_REAL, 0, WIDTH, 2, 0, 1);
+  void *y = array(r, AV_REAL, r->n * WIDTH);
+  void *dy = numbers(r, AV_REAL, 1, WIDTH, 3, 0, 1);
+  void *dw = array(r, AV_GRAD, r->genes * WIDTH);
+  void *dbias = array(r, AV_GRAD, WIDTH);
+  ops->sparse_linear(be, r->batch, true, WIDTH, w, bias, y);
+  note_cells(r, y, WIDTH);
+  ops->sparse_linear_grad(be, r->batch, true, WIDTH, dy, dw, dbias);
+  note_sum(r, AV_GRAD, dw, r->genes * WIDTH);
+  note_sum(r, AV_GRAD, dbias, WIDTH);
+  const int64_t m = 45;
+  void *x = numbers(r, AV_REAL, 1, m, 4, 0, 1);
+  void *v = numbers(r, AV_REAL, 0, (m + r->batches) * WIDTH, 5, 0, 1);
+  void *dv = array(r, AV_GRAD, (m + r->batches) * WIDTH);
+  void *dx = array(r, AV_REAL, r->n * m);
+  ops->zero(be, AV_GRAD, dbias, WIDTH);
+  ops->linear(be, r->batch, m, r->batches, WIDTH, x, m, v, bias, y);
+  note_cells(r, y, WIDTH);
+  ops->linear_grad(be, r->batch, m, r->batches, WIDTH, x, m, v, dy, dx, m, dv, dbias);
+  note_cells(r, dx, m);
+  note_sum(r, AV_GRAD, dv, (m + r->batches) * WIDTH);
+  note_sum(r, AV_GRAD, dbias, WIDTH);
+  void *all[] = {w, bias, y, dy, dw, dbias, x, v, dv, dx};
+  for (size_t i = 0; i < sizeof all / sizeof *all; ++i) {
+    ops->release(be, all[i]);
+  }
+}
+
+static void norms(run *r) {
+  av_backend *be = &r->be;
+  const av_backend_ops *ops = be->ops;
+  void *x = numbers(r, AV_REAL, 1, WIDTH, 10, 3, 1);
+  void *gamma = numbers(r, AV_REAL, 0, WIDTH, 11, 1, 0.1);
+  void *beta = numbers(r, AV_REAL, 0, WIDTH, 12, 0, 1);
+  void *running = numbers(r, AV_REAL, 0, 2 * WIDTH, 13, 9, 0.1);
+  void *y = array(r, AV_REAL, r->n * WIDTH);
+  void *dy = numbers(r, AV_REAL, 1, WIDTH, 14, 0, 1);
+  void *moments = array(r, AV_SUM, 2 * WIDTH);
+  void *back = array(r, AV_SUM, 2 * WIDTH);
+  void *dgamma = array(r, AV_GRAD, WIDTH);
+  void *dbeta = array(r, AV_GRAD, WIDTH);
+  const av_norm norm = {.n = WIDTH,
+                        .training = true,
+                        .relu = true,
+                        .dropout = 0.3,
+                        .layer = 2,
+                        .draw = {.seed = 3, .epoch = 1},
+                        .n_cells = ROWS};
+  ops->moments(be, r->batch, WIDTH, x, moments);
+  note_sum(r, AV_SUM, moments, 2 * WIDTH);
+  ops->norm_act(be, r->batch, &norm, x, moments, gamma, beta, running, y);
+  note_cells(r, y, WIDTH);
+  ops->norm_act_sums(be, r->batch, &norm, x, moments, gamma, y, dy, back, dgamma, dbeta);
+  note_sum(r, AV_SUM, back, 2 * WIDTH);
+  note_sum(r, AV_GRAD, dgamma, WIDTH);
+  note_sum(r, AV_GRAD, dbeta, WIDTH);
+  ops->norm_act_grad(be, r->batch, &norm, x, moments, gamma, y, dy, back, dy);
+  note_cells(r, dy, WIDTH);
+  void *all[] = {x, gamma, beta, running, y, dy, moments, back, dgamma, dbeta};
+  for (size_t i = 0; i < sizeof all / sizeof *all; ++i) {
+    ops->release(be, all[i]);
+  }
+}
+
+static void latents(run *r) {
+  av_backend *be = &r->be;
+  const av_backend_ops *ops = be->ops;
+  void *prior = numbers(r, AV_SUM, 0, 2 * r->batches, 20, 5, 0.1);
+  void *z_head = numbers(r, AV_REAL, 1, 2 * LATENT, 21, 0, 0.3);
+  void *l_head = numbers(r, AV_REAL, 1, 2, 22, 0, 0.3);
+  void *z = array(r, AV_REAL, r->n * LATENT);
+  void *l = array(r, AV_REAL, r->n);
+  void *losses = array(r, AV_SUM, AV_LOSSES);
+  const av_latent latent = {.n_latent = LATENT,
+                            .latent_library = true,
+                            .sample = true,
+                            .kl_weight = 1,
+                            .draw = {.seed = 5, .purpose = AV_DRAW_LATENT}};
+  for (int step = 0; step < 3; ++step) { /* losses collect */
+    ops->latent_draw(be, r->batch, &latent, z_head, l_head, prior, z, l, losses);
+  }
+  note_cells(r, z, LATENT);
+  note_cells(r, l, 1);
+  note_sum(r, AV_SUM, losses, AV_LOSSES);
+  ops->latent_grad(be, r->batch, &latent, z_head, l_head, prior, z, l, z_head, l_head);
+  note_cells(r, z_head, 2 * LATENT);
+  void *all[] = {prior, z_head, l_head, z, l, losses};
+  for (size_t i = 0; i < sizeof all / sizeof *all; ++i) {
+    ops->release(be, all[i]);
+  }
+}
+
+/* LDVAE's decoder: sums, fold, likelihood, gradients of the fold, correction. */
+static void linear_decoder(run *r, int likelihood) {
+  av_backend *be = &r->be;
+  const av_backend_ops *ops = be->ops;
+  const int64_t width = LATENT + r->batches;
+  const int64_t genes = r->genes;
+  const int64_t n_stats = r->batches * (1 + LATENT) + LATENT * LATENT;
+  void *z = numbers(r, AV_REAL, 1, LATENT, 30, 0, 0.5);
+  void *l = numbers(r, AV_REAL, 1, 1, 31, 6, 0.1);
+  void *w = numbers(r, AV_REAL, 0, width * genes, 32, 0, 0.3);
+  void *gamma = numbers(r, AV_REAL, 0, genes, 33, 1, 0.1);
+  void *beta = numbers(r, AV_REAL, 0, genes, 34, 0, 0.5);
+  void *running = numbers(r, AV_REAL, 0, 2 * genes, 35, 1, 0);
+  void *px_r = numbers(r, AV_REAL, 0, r->batches * genes, 36, 0, 0.3);
+  void *a = array(r, AV_REAL, width * genes);
+  void *c = array(r, AV_REAL, genes);
+  void *inv_sigma = array(r, AV_REAL, genes);
+  void *stats = array(r, AV_SUM, n_stats);
+  void *p = array(r, AV_GRAD, width * genes);
+  void *s = array(r, AV_GRAD, genes);
+  void *dpx_r = array(r, AV_GRAD, r->batches * genes);
+  void *dw = array(r, AV_GRAD, width * genes);
+  void *dgamma = array(r, AV_GRAD, genes);
+  void *dbeta = array(r, AV_GRAD, genes);
+  void *back = array(r, AV_SUM, LATENT + LATENT * width);
+  void *dz = array(r, AV_REAL, r->n * LATENT);
+  void *dl = array(r, AV_REAL, r->n);
+  void *losses = array(r, AV_SUM, AV_LOSSES);
+  const av_fold fold = {.n_genes = genes,
+                        .n_in = LATENT,
+                        .n_onehot = r->batches,
+                        .training = true,
+                        .n_cells = ROWS,
+                        .w = w,
+                        .gamma = gamma,
+                        .beta = beta,
+                        .running = running,
+                        .a = a,
+                        .c = c,
+                        .inv_sigma = inv_sigma};
+  const av_decode decode = {.likelihood = likelihood,
+                            .n_genes = genes,
+                            .n_in = LATENT,
+                            .n_onehot = r->batches,
+                            .n_dispersion = r->batches,
+                            .scale = {.w = a, .c = c, .dw = p, .dc = s},
+                            .px_r = px_r,
+                            .dpx_r = dpx_r};
+  ops->fold_sums(be, r->batch, LATENT, r->batches, z, stats);
+  note_sum(r, AV_SUM, stats, n_stats);
+  ops->fold(be, &fold, stats);
+  ops->decode_nll(be, r->batch, &decode, z, l, losses, dz, dl);
+  note_cells(r, dz, LATENT);
+  note_cells(r, dl, 1);
+  ops->fold_grad(be, &fold, stats, p, s, dw, dgamma, dbeta, back);
+  note_sum(r, AV_SUM, losses, AV_LOSSES);
+  note_sum(r, AV_GRAD, dpx_r, r->batches * genes);
+  note_sum(r, AV_GRAD, dw, width * genes);
+  note_sum(r, AV_GRAD, dgamma, genes);
+  note_sum(r, AV_GRAD, dbeta, genes);
+  note_sum(r, AV_SUM, back, LATENT + LATENT * width);
+  ops->fold_correct(be, r->batch, &fold, stats, back, z, dz);
+  note_cells(r, dz, LATENT);
+  void *all[] = {z, l, w,     gamma, beta,   running, px_r, a,  c,  inv_sigma, stats,
+                 p, s, dpx_r, dw,    dgamma, dbeta,   back, dz, dl, losses};
+  for (size_t i = 0; i < sizeof all / sizeof *all; ++i) {
+    ops->release(be, all[i]);
+  }
+}
+
+/* scVI's heads, and one step of Adam on a gradient. */
+static void wide_decoder(run *r, int64_t n_in) {
+  av_backend *be = &r->be;
+  const av_backend_ops *ops = be->ops;
+  const int64_t genes = r->genes;
+  void *x = numbers(r, AV_REAL, 1, n_in, 40, 0, 0.5);
+  void *l = numbers(r, AV_REAL, 1, 1, 41, 6, 0.1);
+  void *px_r = numbers(r, AV_REAL, 0, genes, 42, 0, 0.3);
+  void *dpx_r = array(r, AV_GRAD, genes);
+  void *dx = array(r, AV_REAL, r->n * n_in);
+  void *dl = array(r, AV_REAL, r->n);
+  void *losses = array(r, AV_SUM, AV_LOSSES);
+  void *w[2];
+  void *c[2];
+  void *dw[2];
+  void *dc[2];
+  av_head head[2];
+  for (int h = 0; h < 2; ++h) {
+    w[h] = numbers(r, AV_REAL, 0, n_in * genes, 43 + (uint64_t)h, 0, 0.1);
+    c[h] = numbers(r, AV_REAL, 0, genes, 45 + (uint64_t)h, 0, 0.5);
+    dw[h] = array(r, AV_GRAD, n_in * genes);
+    dc[h] = array(r, AV_GRAD, genes);
+    head[h] = (av_head){.w = w[h], .c = c[h], .dw = dw[h], .dc = dc[h]};
+  }
+  const av_decode decode = {.likelihood = AV_LIKELIHOOD_ZINB,
+                            .n_genes = genes,
+                            .n_in = n_in,
+                            .n_dispersion = 1,
+                            .scale = head[0],
+                            .dropout = head[1],
+                            .px_r = px_r,
+                            .dpx_r = dpx_r};
+  ops->decode_nll(be, r->batch, &decode, x, l, losses, dx, dl);
+  note_cells(r, dx, n_in);
+  note_sum(r, AV_SUM, losses, AV_LOSSES);
+  note_sum(r, AV_GRAD, dpx_r, genes);
+  for (int h = 0; h < 2; ++h) {
+    note_sum(r, AV_GRAD, dw[h], n_in * genes);
+    note_sum(r, AV_GRAD, dc[h], genes);
+  }
+  const av_adam adam = {.lr = 1e-3,
+                        .beta1 = 0.9,
+                        .beta2 = 0.999,
+                        .eps = 0.01,
+                        .weight_decay = 1e-6,
+                        .scale = 1.0 / ROWS,
+                        .step = 1};
+  void *m = array(r, AV_REAL, n_in * genes);
+  void *v = array(r, AV_REAL, n_in * genes);
+  ops->decode_nll(be, r->batch, &decode, x, l, losses, dx, dl);
+  ops->adam(be, &adam, n_in * genes, w[0], dw[0], m, v);
+  void *all[] = {x,    l,    px_r,  dpx_r, dx,    dl,    losses, w[0], w[1],
+                 c[0], c[1], dw[0], dw[1], dc[0], dc[1], m,      v};
+  for (size_t i = 0; i < sizeof all / sizeof *all; ++i) {
+    ops->release(be, all[i]);
+  }
+}
+
+static void everything(run *r) {
+  layers(r);
+  norms(r);
+  latents(r);
+  linear_decoder(r, AV_LIKELIHOOD_NB);
+  linear_decoder(r, AV_LIKELIHOOD_POISSON);
+  wide_decoder(r, 10);
+  wide_decoder(r, 70);
+}
+
+/* Compares with the same rows of a run that had all of them: results come in blocks of `rows` rows.
+ */
+static void same_cells(const run *part, const run *whole) {
+  assert_int_equal(part->n_cells * whole->n, whole->n_cells * part->n);
+  int64_t mine = 0;
+  int64_t theirs = 0;
+  const int64_t widths[] = {WIDTH,  WIDTH, 45,     WIDTH,  WIDTH, LATENT, 1,  2 * LATENT,
+                            LATENT, 1,     LATENT, LATENT, 1,     LATENT, 10, 70};
+  for (size_t b = 0; b < sizeof widths / sizeof *widths; ++b) {
+    const int64_t n = part->n * widths[b];
+    if (memcmp(part->cells + mine, whole->cells + theirs + part->first * widths[b],
+               (size_t)n * sizeof(double)) != 0) {
+      fail_msg("rows %lld to %lld: block %zu of the results of cells differs",
+               (long long)part->first, (long long)(part->first + part->n), b);
+    }
+    mine += n;
+    theirs += whole->n * widths[b];
+  }
+  assert_int_equal(theirs, whole->n_cells);
+}
+
+static void same_sums(const run *part, const run *whole) {
+  assert_int_equal(part->n_sums, whole->n_sums);
+  for (int i = 0; i < part->n_sums; ++i) {
+    if (part->sums[i] != whole->sums[i]) {
+      fail_msg("%d ranks, rank %d with %lld rows: sum %d of %d differs from one rank's", world.size,
+               world.rank, (long long)part->n, i, part->n_sums);
+    }
+  }
+}
+
+/* Rows of this rank under split number `split`: even, all on the last rank, uneven. */
+static void share(int split, int64_t *first, int64_t *end) {
+  const int64_t size = world.size;
+  const int64_t rank = world.rank;
+  if (split == 0) {
+    *first = ROWS * rank / size;
+    *end = ROWS * (rank + 1) / size;
+  } else if (split == 1) {
+    *first = 0;
+    *end = rank + 1 == size ? ROWS : 0;
+  } else {
+    *first = rank == 0 ? 0 : ROWS - 5 + (rank - 1) * 5 / (size - 1);
+    *end = rank + 1 == size ? ROWS : ROWS - 5 + rank * 5 / (size > 1 ? size - 1 : 1);
+  }
+}
+
+static void any_split_gives_the_same_bits(void **state) {
+  (void)state;
+  for (int set = 0;; ++set) {
+    run whole;
+    run_open(&whole, &self, 1, true, 0, ROWS);
+    if (!use_instructions(&whole.be, set)) {
+      run_close(&whole);
+      break;
+    }
+    everything(&whole);
+    assert_true(whole.n_sums > 30);
+    for (int split = 0; split < 3; ++split) {
+      for (int threads = 1; threads <= 3; ++threads) {
+        if (set > 0 && (split != 2 || threads != 2)) {
+          continue; /* all combinations with one instruction set, one with the others */
+        }
+        int64_t first = 0;
+        int64_t end = 0;
+        share(split, &first, &end);
+        run part;
+        run_open(&part, &world, threads, true, first, end - first);
+        assert_true(use_instructions(&part.be, set));
+        everything(&part);
+        same_sums(&part, &whole);
+        same_cells(&part, &whole);
+        run_close(&part);
+      }
+    }
+    run_close(&whole);
+  }
+}
+
+static void plain_mode_repeats(void **state) {
+  (void)state;
+  int64_t first = 0;
+  int64_t end = 0;
+  share(0, &first, &end);
+  for (int threads = 1; threads <= 2; ++threads) {
+    run one;
+    run two;
+    run_open(&one, &world, threads, false, first, end - first);
+    run_open(&two, &world, threads, false, first, end - first);
+    everything(&one);
+    everything(&two);
+    same_sums(&one, &two);
+    assert_memory_equal(one.cells, two.cells, (size_t)one.n_cells * sizeof *one.cells);
+    run_close(&one);
+    run_close(&two);
+  }
+}
+
+/* Sums that plain addition would get wrong in the last bits do differ without the mode: the test
+ * above can fail. */
+static void plain_mode_depends_on_the_split(void **state) {
+  (void)state;
+  run whole;
+  run part;
+  int64_t first = 0;
+  int64_t end = 0;
+  share(0, &first, &end);
+  run_open(&whole, &self, 1, false, 0, ROWS);
+  run_open(&part, &world, 1, false, first, end - first);
+  everything(&whole);
+  everything(&part);
+  int differ = 0;
+  for (int i = 0; i < whole.n_sums; ++i) {
+    differ += whole.sums[i] != part.sums[i];
+  }
+  assert_true(world.size == 1 ? differ == 0 : differ > 5);
+  run_close(&whole);
+  run_close(&part);
+}
+
+int main(int argc, char **argv) {
+  if (av_comm_create(&world, &argc, &argv) != AV_OK) {
+    return 1;
+  }
+  av_comm_self(&self);
+  make_dataset(&dataset, CELLS, 301, 5, 40, false, 3);
+  const struct CMUnitTest tests[] = {cmocka_unit_test(any_split_gives_the_same_bits),
+                                     cmocka_unit_test(plain_mode_repeats),
+                                     cmocka_unit_test(plain_mode_depends_on_the_split)};
+  const int failed = cmocka_run_group_tests(tests, NULL, NULL);
+  free_dataset(&dataset);
+  av_comm_free(&world);
+  return failed;
+}

@@ -1,0 +1,89 @@
+/* A small data set and a pair of backends on it, the reference and the cpu, with pairs of arrays
+ * that hold the same numbers: what the tests of this folder stand on. */
+#ifndef AV_TESTS_TWIN_H
+#define AV_TESTS_TWIN_H
+
+#include "backend/backend.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+/* Random numbers of the tests: the same on every rank. */
+typedef struct source {
+  uint64_t item;
+} source;
+double source_uniform(source *from, double low, double high);
+double source_normal(source *from);
+
+/* Cells x genes of counts, `filled` non-zeros a cell on average (cell 1 has none, cell 2 counts
+ * that need an escape, fractions if asked), batches at random. Fails the test without memory. */
+void make_dataset(av_dataset *dataset, int64_t cells, int64_t genes, int64_t batches, double filled,
+                  bool fractions, uint64_t seed);
+
+void free_dataset(av_dataset *dataset);
+
+enum { REFERENCE, CPU, TWINS };
+
+typedef struct av_twin {
+  av_dataset dataset;
+  av_comm comm;
+  av_backend be[TWINS];
+  av_data *data[TWINS];
+  av_batch *batch[TWINS];
+  int64_t n; /* rows selected */
+} av_twin;
+
+typedef struct twin_shape {
+  int64_t cells, genes, batches, rows; /* rows: of the minibatch, spread over the cells */
+  double filled;
+  bool fractions;
+  int threads;
+  bool strict;
+} twin_shape;
+
+void twin_open(av_twin *twin, const twin_shape *shape);
+void twin_close(av_twin *twin);
+
+/* The cpu backend's instruction sets that this machine runs: switches to number i; false past the
+ * last. */
+bool use_instructions(av_backend *be, int i);
+
+/* An array on both backends. */
+typedef struct av_pair {
+  av_twin *twin;
+  av_kind kind;
+  int64_t n;
+  void *at[TWINS];
+} av_pair;
+
+av_pair pair_zeros(av_twin *twin, av_kind kind, int64_t n);
+/* Normal deviates times `scale`, plus `shift`, rounded to float. */
+av_pair pair_normals(av_twin *twin, av_kind kind, int64_t n, source *from, double shift,
+                     double scale);
+av_pair pair_values(av_twin *twin, av_kind kind, int64_t n, const double *values);
+void pair_set(av_pair *pair, const double *values);
+void pair_free(av_pair *pair);
+double *pair_read(const av_pair *pair, int which); /* to free */
+
+/* Fails unless max |cpu - reference| <= tolerance * max |reference|. */
+void same(const char *what, const av_pair *pair, double tolerance);
+/* The same where results cancel: relative to `size` if that is larger than the largest entry. */
+void same_beside(const char *what, const av_pair *pair, double tolerance, double size);
+void same_numbers(const char *what, int64_t n, const double *cpu, const double *reference,
+                  double tolerance, double size);
+
+/* Calls operation `op` on both backends; arguments in terms of `t` (TWINS index). */
+#define BOTH(twin_, call)                        \
+  do {                                           \
+    for (int t = 0; t < TWINS; ++t) {            \
+      av_backend *be = &(twin_)->be[t];          \
+      const av_batch *batch = (twin_)->batch[t]; \
+      (void)batch;                               \
+      be->ops->call;                             \
+    }                                            \
+  } while (0)
+
+#endif
