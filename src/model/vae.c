@@ -1,0 +1,271 @@
+/* The variational autoencoder as a sequence of backend operations (model.md section 1): its life, a
+ * training step, evaluation and inference. */
+#include "backend/draws.h"
+#include "backend/latent.h"
+#include "base/memory.h"
+#include "model/vae_parts.h"
+
+#include <stdlib.h>
+
+/* ---- life ---- */
+
+static av_status take(av_vae *vae, av_kind kind, int64_t n, void *array) {
+  return vae->be->ops->alloc(vae->be, kind, n, (void **)array);
+}
+
+static av_status take_hidden(av_vae *vae, av_hidden *arrays, int64_t n) {
+  AV_TRY(take(vae, AV_REAL, vae->max_rows * n, &arrays->pre));
+  AV_TRY(take(vae, AV_REAL, vae->max_rows * n, &arrays->act));
+  AV_TRY(take(vae, AV_SUM, 2 * n, &arrays->moments));
+  return take(vae, AV_SUM, 2 * n, &arrays->back);
+}
+
+static av_status take_folded(av_vae *vae, av_folded *arrays, const av_gene_head *head) {
+  const int64_t genes = vae->layout.spec.n_genes;
+  const int64_t width = head->n_in + head->n_onehot;
+  AV_TRY(take(vae, AV_REAL, width * genes, &arrays->a));
+  AV_TRY(take(vae, AV_REAL, genes, &arrays->c));
+  AV_TRY(take(vae, AV_REAL, genes, &arrays->inv_sigma));
+  AV_TRY(take(vae, AV_GRAD, width * genes, &arrays->p));
+  AV_TRY(take(vae, AV_GRAD, genes, &arrays->s));
+  return take(vae, AV_SUM, head->n_in * (1 + width), &arrays->back);
+}
+
+static av_status take_layers(av_vae *vae) {
+  const av_layout *layout = &vae->layout;
+  const av_model_spec *spec = &layout->spec;
+  AV_TRY(take_hidden(vae, &vae->first, layout->first.n_out));
+  for (int64_t i = 0; i + 1 < spec->n_layers; ++i) {
+    AV_TRY(take_hidden(vae, &vae->encoder[i], spec->n_hidden));
+  }
+  if (!spec->linear) {
+    for (int64_t i = 0; i < spec->n_layers; ++i) {
+      AV_TRY(take_hidden(vae, &vae->decoder[i], spec->n_hidden));
+    }
+    return AV_OK;
+  }
+  const int64_t k = spec->n_latent;
+  AV_TRY(take(vae, AV_SUM, spec->n_batches * (1 + k) + k * k, &vae->fold_stats));
+  AV_TRY(take_folded(vae, &vae->scale, &layout->scale));
+  return av_spec_inflated(spec) ? take_folded(vae, &vae->dropout, &layout->dropout) : AV_OK;
+}
+
+static av_status take_arrays(av_vae *vae, const double *prior) {
+  const av_layout *layout = &vae->layout;
+  const av_model_spec *spec = &layout->spec;
+  const int64_t rows = vae->max_rows;
+  vae->encoder = av_calloc((size_t)spec->n_layers, sizeof *vae->encoder);
+  vae->decoder = av_calloc((size_t)spec->n_layers, sizeof *vae->decoder);
+  AV_TRY_ALLOC(vae->encoder);
+  AV_TRY_ALLOC(vae->decoder);
+  AV_TRY(take(vae, AV_REAL, layout->n_params, &vae->params));
+  AV_TRY(take(vae, AV_REAL, layout->n_params, &vae->m));
+  AV_TRY(take(vae, AV_REAL, layout->n_params, &vae->v));
+  AV_TRY(take(vae, AV_GRAD, layout->n_params, &vae->grads));
+  AV_TRY(take(vae, AV_REAL, layout->n_running, &vae->running));
+  AV_TRY(take(vae, AV_SUM, AV_LOSSES, &vae->losses));
+  AV_TRY(take(vae, AV_SUM, 2 * spec->n_batches, &vae->prior));
+  AV_TRY(vae->be->ops->write(vae->be, AV_SUM, vae->prior, 2 * spec->n_batches, prior));
+  AV_TRY(take_layers(vae));
+  AV_TRY(take(vae, AV_REAL, rows * 2 * spec->n_latent, &vae->z_head));
+  AV_TRY(take(vae, AV_REAL, rows * 2 * spec->n_latent, &vae->dz_head));
+  AV_TRY(take(vae, AV_REAL, rows * spec->n_latent, &vae->z));
+  AV_TRY(take(vae, AV_REAL, rows * spec->n_latent, &vae->dz));
+  AV_TRY(take(vae, AV_REAL, rows, &vae->l));
+  AV_TRY(take(vae, AV_REAL, rows, &vae->dl));
+  if (spec->latent_library) {
+    AV_TRY(take(vae, AV_REAL, rows * 2, &vae->l_head));
+    AV_TRY(take(vae, AV_REAL, rows * 2, &vae->dl_head));
+  }
+  AV_TRY(take(vae, AV_REAL, rows * layout->first.n_out, &vae->dfirst));
+  for (int i = 0; i < 2; ++i) {
+    AV_TRY(take(vae, AV_REAL, rows * spec->n_hidden, &vae->dhidden[i]));
+  }
+  return AV_OK;
+}
+
+av_status av_vae_create(av_vae **vae, av_backend *be, const av_model_spec *spec,
+                        const double *prior, int64_t max_rows) {
+  av_vae *made = av_calloc(1, sizeof *made);
+  av_status status = AV_OK;
+  if (made == NULL) {
+    status = av_fail(AV_NOMEM, "out of memory (model)");
+  } else {
+    made->be = be;
+    made->max_rows = max_rows > 0 ? max_rows : 1;
+    status = av_layout_create(&made->layout, spec);
+    if (status == AV_OK) {
+      status = take_arrays(made, prior);
+    }
+  }
+  status = av_agree(be->comm, status);
+  if (status != AV_OK) {
+    av_vae_free(&made);
+    return status;
+  }
+  *vae = made;
+  return AV_OK;
+}
+
+static void free_hidden(av_vae *vae, av_hidden *arrays) {
+  void (*const release)(av_backend *, void *) = vae->be->ops->release;
+  release(vae->be, arrays->pre);
+  release(vae->be, arrays->act);
+  release(vae->be, arrays->moments);
+  release(vae->be, arrays->back);
+}
+
+static void free_folded(av_vae *vae, av_folded *arrays) {
+  void (*const release)(av_backend *, void *) = vae->be->ops->release;
+  release(vae->be, arrays->a);
+  release(vae->be, arrays->c);
+  release(vae->be, arrays->inv_sigma);
+  release(vae->be, arrays->p);
+  release(vae->be, arrays->s);
+  release(vae->be, arrays->back);
+}
+
+void av_vae_free(av_vae **vae_pointer) {
+  av_vae *vae = *vae_pointer;
+  if (vae == NULL) {
+    return;
+  }
+  void *const arrays[] = {vae->params,  vae->m,      vae->v,          vae->grads,     vae->running,
+                          vae->losses,  vae->prior,  vae->fold_stats, vae->z_head,    vae->dz_head,
+                          vae->z,       vae->dz,     vae->l,          vae->dl,        vae->l_head,
+                          vae->dl_head, vae->dfirst, vae->dhidden[0], vae->dhidden[1]};
+  for (size_t i = 0; i < sizeof arrays / sizeof *arrays; ++i) {
+    vae->be->ops->release(vae->be, arrays[i]);
+  }
+  free_hidden(vae, &vae->first);
+  for (int64_t i = 0; i < vae->layout.spec.n_layers; ++i) {
+    if (vae->encoder != NULL) {
+      free_hidden(vae, &vae->encoder[i]);
+    }
+    if (vae->decoder != NULL) {
+      free_hidden(vae, &vae->decoder[i]);
+    }
+  }
+  free_folded(vae, &vae->scale);
+  free_folded(vae, &vae->dropout);
+  free(vae->encoder);
+  free(vae->decoder);
+  av_layout_free(&vae->layout);
+  free(vae);
+  *vae_pointer = NULL;
+}
+
+const av_layout *av_vae_layout(const av_vae *vae) { return &vae->layout; }
+
+av_status av_vae_set_values(av_vae *vae, const double *params, const double *running) {
+  av_backend *be = vae->be;
+  AV_TRY(be->ops->write(be, AV_REAL, vae->params, vae->layout.n_params, params));
+  return be->ops->write(be, AV_REAL, vae->running, vae->layout.n_running, running);
+}
+
+av_status av_vae_get_values(av_vae *vae, double *params, double *running) {
+  av_backend *be = vae->be;
+  AV_TRY(be->ops->read(be, AV_REAL, vae->params, vae->layout.n_params, params));
+  return be->ops->read(be, AV_REAL, vae->running, vae->layout.n_running, running);
+}
+
+av_status av_vae_get_gradients(av_vae *vae, double *grads) {
+  return vae->be->ops->read(vae->be, AV_GRAD, vae->grads, vae->layout.n_params, grads);
+}
+
+static av_latent latent_of(const av_vae *vae, const av_pass *p, bool sample) {
+  const av_model_spec *spec = &vae->layout.spec;
+  return (av_latent){.n_latent = spec->n_latent,
+                     .latent_library = spec->latent_library,
+                     .sample = sample,
+                     .kl_weight = p->kl_weight,
+                     .draw = p->draw};
+}
+
+/* ---- training ---- */
+
+void av_vae_step(av_vae *vae, const av_batch *batch, int64_t n_rows, int64_t n_cells, av_draw draw,
+                 double kl_weight) {
+  (void)n_rows;
+  av_backend *be = vae->be;
+  const av_pass p = {
+      .batch = batch, .n_cells = n_cells, .training = true, .draw = draw, .kl_weight = kl_weight};
+  const av_latent latent = latent_of(vae, &p, true);
+  av_encode(vae, &p);
+  be->ops->latent_draw(be, batch, &latent, vae->z_head, vae->l_head, vae->prior, vae->z, vae->l,
+                       vae->losses);
+  av_decode_train(vae, &p);
+  be->ops->latent_grad(be, batch, &latent, vae->z_head, vae->l_head, vae->prior, vae->dz, vae->dl,
+                       vae->dz_head, vae->dl_head);
+  av_encode_grad(vae, &p);
+}
+
+void av_vae_update(av_vae *vae, const av_adam *adam) {
+  av_backend *be = vae->be;
+  av_backend_allreduce(be, AV_GRAD, vae->grads, vae->layout.n_params);
+  be->ops->adam(be, adam, vae->layout.n_params, vae->params, vae->grads, vae->m, vae->v);
+}
+
+/* ---- evaluation and inference ---- */
+
+void av_vae_begin_inference(av_vae *vae) {
+  if (vae->layout.spec.linear) {
+    const av_pass p = {.training = false};
+    av_fold_heads(vae, &p);
+  }
+}
+
+void av_vae_evaluate(av_vae *vae, const av_batch *batch, int64_t n_rows, av_draw draw) {
+  (void)n_rows;
+  av_backend *be = vae->be;
+  const av_pass p = {.batch = batch, .draw = draw};
+  const av_latent latent = latent_of(vae, &p, true);
+  const av_decode decode = av_decode_of(vae, false);
+  av_encode(vae, &p);
+  be->ops->latent_draw(be, batch, &latent, vae->z_head, vae->l_head, vae->prior, vae->z, vae->l,
+                       vae->losses);
+  const av_real *x = av_decoder_layers(vae, &p);
+  be->ops->decode_nll(be, batch, &decode, x, vae->l, vae->losses, NULL, NULL);
+}
+
+av_status av_vae_encode(av_vae *vae, const av_batch *batch, int64_t n_rows, double *z_mean) {
+  av_backend *be = vae->be;
+  const int64_t k = vae->layout.spec.n_latent;
+  const av_pass p = {.batch = batch};
+  av_encode(vae, &p);
+  if (z_mean == NULL || n_rows == 0) {
+    return AV_OK;
+  }
+  double *heads = av_malloc((size_t)(n_rows * 2 * k), sizeof *heads);
+  AV_TRY_ALLOC(heads);
+  const av_status status = be->ops->read(be, AV_REAL, vae->z_head, n_rows * 2 * k, heads);
+  for (int64_t i = 0; i < n_rows; ++i) {
+    for (int64_t j = 0; j < k; ++j) {
+      z_mean[i * k + j] = heads[i * 2 * k + j];
+    }
+  }
+  free(heads);
+  return status;
+}
+
+av_status av_vae_decode(av_vae *vae, const av_batch *batch, int64_t n_rows, const av_draw *draw,
+                        float *rho, float *mu) {
+  (void)n_rows;
+  av_backend *be = vae->be;
+  const av_pass p = {.batch = batch, .draw = draw == NULL ? (av_draw){0} : *draw};
+  const av_latent latent = latent_of(vae, &p, draw != NULL);
+  const av_decode decode = av_decode_of(vae, false);
+  be->ops->latent_draw(be, batch, &latent, vae->z_head, vae->l_head, vae->prior, vae->z, vae->l,
+                       vae->losses);
+  be->ops->zero(be, AV_SUM, vae->losses, AV_LOSSES); /* nobody asked for the KL terms */
+  const av_real *x = av_decoder_layers(vae, &p);
+  return be->ops->decode_output(be, batch, &decode, x, vae->l, rho, mu);
+}
+
+av_status av_vae_take_losses(av_vae *vae, double losses[3]) {
+  av_backend *be = vae->be;
+  av_backend_allreduce(be, AV_SUM, vae->losses, AV_LOSSES);
+  AV_TRY(be->ops->read(be, AV_SUM, vae->losses, AV_LOSSES, losses));
+  be->ops->zero(be, AV_SUM, vae->losses, AV_LOSSES);
+  return AV_OK;
+}

@@ -1,0 +1,54 @@
+/* The model on a backend: forward, backward, evaluation and inference for scVI and LDVAE.
+ *
+ * Everything here is collective in the sense of backend.h: all ranks call the same functions in the
+ * same order, with their own part of the minibatch, which may be empty.
+ */
+#ifndef AV_MODEL_VAE_H
+#define AV_MODEL_VAE_H
+
+#include "backend/backend.h"
+#include "model/layout.h"
+
+typedef struct av_vae av_vae;
+
+/* Allocates the model for minibatches of up to max_rows local rows. `prior` (S, 2): mean and
+ * variance of log library per batch. Values are zero until av_vae_set_values. Collective. */
+av_status av_vae_create(av_vae **vae, av_backend *be, const av_model_spec *spec,
+                        const double *prior, int64_t max_rows);
+void av_vae_free(av_vae **vae);
+
+/* The layout of the values (borrowed). */
+const av_layout *av_vae_layout(const av_vae *vae);
+
+/* Host copies of params (layout->n_params) and running (layout->n_running). Same on all ranks. */
+av_status av_vae_set_values(av_vae *vae, const double *params, const double *running);
+av_status av_vae_get_values(av_vae *vae, double *params, double *running);
+/* Gradients of the sum over this rank's cells, as the last backward pass left them, for tests. */
+av_status av_vae_get_gradients(av_vae *vae, double *grads);
+
+/* Forward and backward for the minibatch of n_cells cells (all ranks') whose local part is `batch`
+ * with n_rows rows. Adds the local losses (nll, KL(z), KL(l); unweighted sums) to the epoch's and
+ * the local gradients of nll + kl_weight KL(z) + KL(l) to the gradient buffer; moves running
+ * statistics. */
+void av_vae_step(av_vae *vae, const av_batch *batch, int64_t n_rows, int64_t n_cells, av_draw draw,
+                 double kl_weight);
+/* Makes the gradients global and takes one step of Adam. */
+void av_vae_update(av_vae *vae, const av_adam *adam);
+
+/* Evaluation with running statistics and without dropout. After the values have changed call
+ * av_vae_begin_inference once; then: */
+void av_vae_begin_inference(av_vae *vae);
+/* Adds the local losses of the batch, with one draw of z and l, to the epoch's. */
+void av_vae_evaluate(av_vae *vae, const av_batch *batch, int64_t n_rows, av_draw draw);
+/* Encoder: q(z) means (n_rows, K) to host `z_mean` (may be NULL). */
+av_status av_vae_encode(av_vae *vae, const av_batch *batch, int64_t n_rows, double *z_mean);
+/* Of the batch last encoded: one draw of z and l, or their means (draw = NULL), decoded to host
+ * rho and mu (n_rows, G); either may be NULL. */
+av_status av_vae_decode(av_vae *vae, const av_batch *batch, int64_t n_rows, const av_draw *draw,
+                        float *rho, float *mu);
+
+/* Reads the epoch's losses of this rank (AV_LOSSES of backend/latent.h), sums them over ranks and
+ * sets them to zero. Collective. */
+av_status av_vae_take_losses(av_vae *vae, double losses[3]);
+
+#endif

@@ -1,0 +1,93 @@
+/* The inside of the model, shared by its files: arrays, one pass's facts, encoder and decoder.
+ *
+ * Names: pre is a layer's linear output, act the same after BatchNorm, ReLU and dropout; gradients
+ * are d + name. Internal to src/model.
+ */
+#ifndef AV_MODEL_VAE_PARTS_H
+#define AV_MODEL_VAE_PARTS_H
+
+#include "model/vae.h"
+
+/* A hidden layer's arrays. */
+typedef struct av_hidden {
+  av_real *pre, *act;     /* (max_rows, n_out) */
+  av_sum *moments, *back; /* (2, n_out) */
+} av_hidden;
+
+/* A linear decoder head folded with its BatchNorm. */
+typedef struct av_folded {
+  av_real *a, *c, *inv_sigma; /* (D, G), (G), (G) */
+  av_grad *p, *s;             /* (D, G), (G) */
+  av_sum *back;               /* (K + K D) */
+} av_folded;
+
+struct av_vae {
+  av_backend *be;
+  av_layout layout;
+  int64_t max_rows;
+  av_real *params, *m, *v, *running;
+  av_grad *grads;
+  av_sum *prior;  /* (S, 2) */
+  av_sum *losses; /* (AV_LOSSES) */
+  av_hidden first;
+  av_hidden *encoder;       /* (n_layers - 1) */
+  av_hidden *decoder;       /* (n_layers), scVI */
+  av_folded scale, dropout; /* linear */
+  av_sum *fold_stats;
+  av_real *z_head, *dz_head; /* (max_rows, 2K) */
+  av_real *l_head, *dl_head; /* (max_rows, 2) */
+  av_real *z, *dz;           /* (max_rows, K) */
+  av_real *l, *dl;           /* (max_rows) */
+  av_real *dfirst;           /* (max_rows, width of the first layer) */
+  av_real *dhidden[2];       /* (max_rows, H) */
+};
+
+/* What one pass over a minibatch is about. */
+typedef struct av_pass {
+  const av_batch *batch;
+  int64_t n_cells; /* of the global minibatch (training) */
+  bool training;
+  av_draw draw;
+  double kl_weight;
+} av_pass;
+
+/* Addresses in the flat buffers. */
+static inline av_real *av_param(const av_vae *vae, int64_t at) {
+  return av_backend_at(vae->be, AV_REAL, vae->params, at);
+}
+static inline av_grad *av_grad_at(const av_vae *vae, int64_t at) {
+  return av_backend_at(vae->be, AV_GRAD, vae->grads, at);
+}
+static inline av_real *av_running_at(const av_vae *vae, int64_t at) {
+  return av_backend_at(vae->be, AV_REAL, vae->running, at);
+}
+
+/* One hidden layer forward: linear, BatchNorm, ReLU, dropout; `number` tells dropout draws apart.
+ */
+void av_layer_forward(av_vae *vae, const av_pass *p, const av_layer *layer, const av_real *x,
+                      int64_t x_stride, const av_hidden *arrays, uint32_t number, double dropout);
+/* BatchNorm, ReLU, dropout of arrays->pre into arrays->act, and the way back: the gradient on act
+ * in `d` becomes that on pre. */
+void av_activate(av_vae *vae, const av_pass *p, const av_layer *layer, const av_hidden *arrays,
+                 uint32_t number, double dropout);
+void av_activate_grad(av_vae *vae, const av_pass *p, const av_layer *layer, const av_hidden *arrays,
+                      uint32_t number, double dropout, av_real *d);
+/* `d` holds the gradient on arrays->act on entry; dx receives that on the layer's input. */
+void av_layer_backward(av_vae *vae, const av_pass *p, const av_layer *layer, const av_real *x,
+                       int64_t x_stride, const av_hidden *arrays, uint32_t number, double dropout,
+                       av_real *d, av_real *dx, int64_t dx_stride);
+
+/* Encoder: counts to z_head and l_head; from dz_head and dl_head to every encoder gradient. */
+void av_encode(av_vae *vae, const av_pass *p);
+void av_encode_grad(av_vae *vae, const av_pass *p);
+
+/* Decoder. Linear: folds BatchNorm for this pass (inference: once for all batches). */
+void av_fold_heads(av_vae *vae, const av_pass *p);
+/* Heads and dispersion as decode_nll wants them. */
+av_decode av_decode_of(const av_vae *vae, bool gradients);
+/* scVI's hidden layers (none when linear); returns the input of the gene heads. */
+const av_real *av_decoder_layers(av_vae *vae, const av_pass *p);
+/* Training: loss, every decoder gradient, dz and dl. */
+void av_decode_train(av_vae *vae, const av_pass *p);
+
+#endif

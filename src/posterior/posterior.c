@@ -1,0 +1,228 @@
+#include "posterior/posterior.h"
+
+#include "base/exact.h"
+#include "base/memory.h"
+#include "math/rng.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+av_status av_posterior_create(av_posterior *posterior, const av_comm *comm, const av_config *config,
+                              const av_dataset *dataset, av_backend *be, av_data *data, av_vae *vae,
+                              int64_t rows_per_pass) {
+  const int64_t rows = rows_per_pass > 0 ? rows_per_pass : 1;
+  *posterior = (av_posterior){.comm = comm,
+                              .config = config,
+                              .dataset = dataset,
+                              .be = be,
+                              .vae = vae,
+                              .rows_per_pass = rows};
+  const av_model_spec *spec = &av_vae_layout(vae)->spec;
+  posterior->rows = av_malloc((size_t)rows, sizeof *posterior->rows);
+  posterior->z = av_malloc((size_t)(rows * spec->n_latent), sizeof *posterior->z);
+  if (config->output.n_samples_given) {
+    posterior->draw = av_malloc((size_t)(2 * rows * spec->n_genes), sizeof *posterior->draw);
+  }
+  av_status status = AV_OK;
+  if (posterior->rows == NULL || posterior->z == NULL ||
+      (config->output.n_samples_given && posterior->draw == NULL)) {
+    status = av_fail(AV_NOMEM, "out of memory (inference, %lld cells at a time)", (long long)rows);
+  } else {
+    status = be->ops->batch_create(be, data, rows, &posterior->batch);
+  }
+  status = av_agree(comm, status);
+  if (status != AV_OK) {
+    av_posterior_free(posterior);
+    return status;
+  }
+  av_vae_begin_inference(vae);
+  return AV_OK;
+}
+
+void av_posterior_free(av_posterior *posterior) {
+  if (posterior->be != NULL) {
+    posterior->be->ops->batch_free(posterior->be, posterior->batch);
+  }
+  free(posterior->rows);
+  free(posterior->z);
+  free(posterior->draw);
+  *posterior = (av_posterior){0};
+}
+
+/* Selects and encodes local rows [first, first + n), n <= rows_per_pass. */
+static av_status encode(av_posterior *posterior, int64_t first, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    posterior->rows[i] = first + i;
+  }
+  posterior->be->ops->batch_select(posterior->be, posterior->batch, n, posterior->rows);
+  return av_vae_encode(posterior->vae, posterior->batch, n, posterior->z);
+}
+
+/* NaN for the rows of cells without counts. */
+static void blank_empty(const av_posterior *posterior, int64_t first, int64_t n, int64_t columns,
+                        float *out) {
+  for (int64_t i = 0; i < n; ++i) {
+    if (posterior->dataset->library[first + i] <= 0.0) {
+      for (int64_t j = 0; j < columns; ++j) {
+        out[i * columns + j] = NAN;
+      }
+    }
+  }
+}
+
+av_status av_posterior_latent(void *context, int64_t first_row, int64_t n_rows, float *out) {
+  av_posterior *posterior = context;
+  const int64_t k = av_vae_layout(posterior->vae)->spec.n_latent;
+  for (int64_t done = 0; done < n_rows;) {
+    const int64_t left = n_rows - done;
+    const int64_t now = left < posterior->rows_per_pass ? left : posterior->rows_per_pass;
+    AV_TRY(encode(posterior, first_row + done, now));
+    for (int64_t i = 0; i < now * k; ++i) {
+      out[done * k + i] = (float)posterior->z[i];
+    }
+    blank_empty(posterior, first_row + done, now, k, out + done * k);
+    done += now;
+  }
+  return AV_OK;
+}
+
+/* Decodes the encoded rows into rho and mu (either may be NULL), averaging draws if asked for. */
+static av_status decode(av_posterior *posterior, int64_t n, float *rho, float *mu) {
+  const av_config *config = posterior->config;
+  const int64_t size = n * av_vae_layout(posterior->vae)->spec.n_genes;
+  if (!config->output.n_samples_given) {
+    return av_vae_decode(posterior->vae, posterior->batch, n, NULL, rho, mu);
+  }
+  const int64_t samples = config->output.n_samples;
+  float *rho_draw = posterior->draw;
+  float *mu_draw = posterior->draw + size;
+  for (int64_t sample = 0; sample < samples; ++sample) {
+    const av_draw draw = {.seed = (uint64_t)config->train.seed,
+                          .epoch = (uint32_t)sample,
+                          .purpose = AV_DRAW_POSTERIOR};
+    AV_TRY(av_vae_decode(posterior->vae, posterior->batch, n, &draw, rho_draw, mu_draw));
+    for (int64_t i = 0; i < size; ++i) {
+      if (rho != NULL) {
+        rho[i] = (sample == 0 ? 0.0F : rho[i]) + rho_draw[i] / (float)samples;
+      }
+      if (mu != NULL) {
+        mu[i] = (sample == 0 ? 0.0F : mu[i]) + mu_draw[i] / (float)samples;
+      }
+    }
+  }
+  return AV_OK;
+}
+
+static av_status fill(av_posterior *posterior, int64_t first_row, int64_t n_rows, float *rho,
+                      float *mu) {
+  const int64_t genes = av_vae_layout(posterior->vae)->spec.n_genes;
+  for (int64_t done = 0; done < n_rows;) {
+    const int64_t left = n_rows - done;
+    const int64_t now = left < posterior->rows_per_pass ? left : posterior->rows_per_pass;
+    float *rho_now = rho == NULL ? NULL : rho + done * genes;
+    float *mu_now = mu == NULL ? NULL : mu + done * genes;
+    AV_TRY(encode(posterior, first_row + done, now));
+    AV_TRY(decode(posterior, now, rho_now, mu_now));
+    if (rho_now != NULL) {
+      blank_empty(posterior, first_row + done, now, genes, rho_now);
+    }
+    if (mu_now != NULL) {
+      blank_empty(posterior, first_row + done, now, genes, mu_now);
+    }
+    done += now;
+  }
+  return AV_OK;
+}
+
+av_status av_posterior_decoded(void *context, int64_t first_row, int64_t n_rows, float *out) {
+  av_posterior *posterior = context;
+  const int64_t genes = av_vae_layout(posterior->vae)->spec.n_genes;
+  return fill(posterior, first_row, n_rows, out, out + n_rows * genes);
+}
+
+av_status av_posterior_rho(void *context, int64_t first_row, int64_t n_rows, float *out) {
+  return fill(context, first_row, n_rows, out, NULL);
+}
+
+av_status av_posterior_mu(void *context, int64_t first_row, int64_t n_rows, float *out) {
+  return fill(context, first_row, n_rows, NULL, out);
+}
+
+/* ---- summary ---- */
+
+/* Mean rho per gene is small: 36 bits after the point leave room for 2^27 cells. */
+#define RHO_ONE 68719476736.0
+
+/* Fixed-point sums over this rank's cells. */
+typedef struct sums {
+  int64_t *rho;     /* (G) */
+  int64_t *z;       /* (K) */
+  int64_t *squares; /* (K) */
+  int64_t cells;
+} sums;
+
+static av_status add_rows(av_posterior *posterior, int64_t first, int64_t n, float *rho,
+                          sums *total) {
+  const av_model_spec *spec = &av_vae_layout(posterior->vae)->spec;
+  AV_TRY(encode(posterior, first, n));
+  AV_TRY(av_vae_decode(posterior->vae, posterior->batch, n, NULL, rho, NULL));
+  for (int64_t i = 0; i < n; ++i) {
+    if (posterior->dataset->library[first + i] <= 0.0) {
+      continue;
+    }
+    ++total->cells;
+    for (int64_t g = 0; g < spec->n_genes; ++g) {
+      total->rho[g] += (int64_t)llrint((double)rho[i * spec->n_genes + g] * RHO_ONE);
+    }
+    for (int64_t k = 0; k < spec->n_latent; ++k) {
+      const double z = posterior->z[i * spec->n_latent + k];
+      total->z[k] += av_to_fixed(z);
+      total->squares[k] += av_to_fixed(z * z);
+    }
+  }
+  return AV_OK;
+}
+
+static av_status add_all(av_posterior *posterior, sums *total) {
+  const int64_t genes = av_vae_layout(posterior->vae)->spec.n_genes;
+  float *rho = av_malloc((size_t)(posterior->rows_per_pass * genes), sizeof *rho);
+  AV_TRY_ALLOC(rho);
+  av_status status = AV_OK;
+  for (int64_t first = 0; status == AV_OK && first < posterior->dataset->n_local;
+       first += posterior->rows_per_pass) {
+    const int64_t left = posterior->dataset->n_local - first;
+    status =
+        add_rows(posterior, first,
+                 left < posterior->rows_per_pass ? left : posterior->rows_per_pass, rho, total);
+  }
+  free(rho);
+  return status;
+}
+
+av_status av_posterior_summary(av_posterior *posterior, double *mean_rho, double *z_variance) {
+  const av_model_spec *spec = &av_vae_layout(posterior->vae)->spec;
+  const int64_t size = spec->n_genes + 2 * spec->n_latent;
+  int64_t *block = av_calloc((size_t)size + 1, sizeof *block);
+  sums total = {
+      .rho = block, .z = block + spec->n_genes, .squares = block + spec->n_genes + spec->n_latent};
+  av_status status = block == NULL ? av_fail(AV_NOMEM, "out of memory (summary of the factors)")
+                                   : add_all(posterior, &total);
+  status = av_agree(posterior->comm, status);
+  if (status == AV_OK) {
+    block[size] = total.cells;
+    status = av_sum_i64(posterior->comm, block, size + 1);
+  }
+  if (status == AV_OK) {
+    const double cells = (double)block[size];
+    for (int64_t g = 0; g < spec->n_genes; ++g) {
+      mean_rho[g] = (double)total.rho[g] / RHO_ONE / cells;
+    }
+    for (int64_t k = 0; k < spec->n_latent; ++k) {
+      const double mean = av_from_fixed(total.z[k]) / cells;
+      z_variance[k] = av_from_fixed(total.squares[k]) / cells - mean * mean;
+    }
+  }
+  free(block);
+  return status;
+}

@@ -1,0 +1,44 @@
+/* Inference over all cells of this rank in row order: latent codes, decoded means. */
+#ifndef AV_POSTERIOR_POSTERIOR_H
+#define AV_POSTERIOR_POSTERIOR_H
+
+#include "backend/backend.h"
+#include "config/config.h"
+#include "data/dataset.h"
+#include "model/vae.h"
+
+typedef struct av_posterior {
+  const av_comm *comm;
+  const av_config *config;
+  const av_dataset *dataset;
+  av_backend *be;
+  av_vae *vae;
+  av_batch *batch;
+  int64_t rows_per_pass;
+  int64_t *rows; /* (rows_per_pass) */
+  double *z;     /* (rows_per_pass, K) */
+  float *draw;   /* (2, rows_per_pass, G): one draw, when draws are averaged; else NULL */
+} av_posterior;
+
+/* Prepares the model for inference. `rows_per_pass` as the model was made for. Collective. */
+av_status av_posterior_create(av_posterior *posterior, const av_comm *comm, const av_config *config,
+                              const av_dataset *dataset, av_backend *be, av_data *data, av_vae *vae,
+                              int64_t rows_per_pass);
+void av_posterior_free(av_posterior *posterior);
+
+/* These have the type av_fill_rows of io/h5ad_write.h, with an av_posterior as context; any number
+ * of rows. Cells without counts get NaN. Not collective. */
+/* out (n_rows, K): means of q(z). */
+av_status av_posterior_latent(void *posterior, int64_t first_row, int64_t n_rows, float *out);
+/* out: rho (n_rows, G), then mu (n_rows, G), from the same z and l: their means, or the average
+ * over output.n_samples draws. */
+av_status av_posterior_decoded(void *posterior, int64_t first_row, int64_t n_rows, float *out);
+/* out (n_rows, G): rho alone, mu alone. */
+av_status av_posterior_rho(void *posterior, int64_t first_row, int64_t n_rows, float *out);
+av_status av_posterior_mu(void *posterior, int64_t first_row, int64_t n_rows, float *out);
+
+/* Over all cells with counts: mean rho (G) and variance of each latent mean (K). Order-free.
+ * Collective. */
+av_status av_posterior_summary(av_posterior *posterior, double *mean_rho, double *z_variance);
+
+#endif

@@ -1,0 +1,100 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "backend/cpu/cpu.h"
+#include "backend/reference/reference.h"
+#include "base/memory.h"
+#include "math/rng.h"
+#include "model/library_prior.h"
+#include "model/rig.h"
+#include "model/toy.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+rig_kind rig_kind_of(const char *name) {
+  if (strcmp(name, "reference") == 0) {
+    return (rig_kind){.ops = &av_backend_reference, .tolerance = 1e-10};
+  }
+  return (rig_kind){.ops = &av_backend_cpu, .strict = strcmp(name, "strict") == 0,
+                    .tolerance = 1e-4};
+}
+
+av_model_spec rig_spec(bool linear, int likelihood, int dispersion, bool latent_library,
+                       int64_t n_layers, int64_t n_batches) {
+  return (av_model_spec){.linear = linear, .likelihood = likelihood, .dispersion = dispersion,
+                         .latent_library = latent_library, .log1p = true, .n_genes = 11,
+                         .n_hidden = 5, .n_latent = 3, .n_layers = n_layers,
+                         .n_batches = n_batches, .dropout = 0.2};
+}
+
+/* Uniform in (low, high). */
+static double between(double low, double high, uint64_t seed, int64_t tensor, int64_t element) {
+  uint32_t words[4];
+  av_random4(words, seed, AV_DRAW_TEST, (uint64_t)element, (uint32_t)tensor, 77);
+  return low + (high - low) * av_uniform_open32(words[0]);
+}
+
+void rig_scatter(const av_layout *layout, uint64_t seed, double *params, double *running) {
+  for (int64_t t = 0; t < layout->n_tensors; ++t) {
+    const av_tensor *tensor = &layout->tensors[t];
+    double *values = (tensor->in_running ? running : params) + tensor->at;
+    const bool positive = tensor->role == AV_ROLE_ONE;
+    const double width =
+        tensor->role == AV_ROLE_UNIFORM ? 1.2 / sqrt((double)tensor->fan_in) : 0.7;
+    for (int64_t i = 0; i < tensor->rows; ++i) {
+      for (int64_t j = 0; j < tensor->columns; ++j) {
+        values[i * tensor->stride + j] =
+            between(positive ? 0.5 : -width, positive ? 1.5 : width, seed, t, i * tensor->columns + j);
+      }
+    }
+  }
+}
+
+void rig_open(rig *r, const rig_kind *kind, const av_comm *comm, av_model_spec spec,
+              int64_t n_cells) {
+  *r = (rig){.comm = comm};
+  const av_backend_ops *ops = kind->ops;
+  r->be = (av_backend){.ops = ops, .comm = comm, .threads = comm->size > 1 ? 1 : 2,
+                       .strict = kind->strict};
+  assert_int_equal(ops->open(&r->be), AV_OK);
+  toy_create(&r->dataset, &r->split, comm, n_cells, spec.n_genes, spec.n_batches);
+  assert_int_equal(av_library_prior(comm, &r->dataset, r->prior), AV_OK);
+  assert_int_equal(av_vae_create(&r->vae, &r->be, &spec, r->prior, r->dataset.n_local), AV_OK);
+  assert_int_equal(ops->data_load(&r->be, &r->dataset, &r->data), AV_OK);
+  assert_int_equal(ops->batch_create(&r->be, r->data, r->dataset.n_local, &r->batch), AV_OK);
+  r->layout = av_vae_layout(r->vae);
+  r->params = av_calloc((size_t)r->layout->n_params, sizeof *r->params);
+  r->running = av_calloc((size_t)r->layout->n_running, sizeof *r->running);
+  r->rows = av_calloc((size_t)r->dataset.n_local, sizeof *r->rows);
+  rig_scatter(r->layout, 5, r->params, r->running);
+  assert_int_equal(av_vae_set_values(r->vae, r->params, r->running), AV_OK);
+}
+
+void rig_close(rig *r) {
+  free(r->params);
+  free(r->running);
+  free(r->rows);
+  av_vae_free(&r->vae);
+  r->be.ops->batch_free(&r->be, r->batch);
+  r->be.ops->data_free(&r->be, r->data);
+  toy_free(&r->dataset, &r->split);
+  av_backend_close(&r->be);
+}
+
+int64_t rig_select(rig *r, int64_t n, const int64_t *cells) {
+  int64_t mine = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t row = cells[i] - r->dataset.first;
+    if (row >= 0 && row < r->dataset.n_local) {
+      r->rows[mine++] = row;
+    }
+  }
+  r->be.ops->batch_select(&r->be, r->batch, mine, r->rows);
+  return mine;
+}

@@ -1,0 +1,492 @@
+/* Starting values: bounds and moments of scvi-tools' ones, the formulas of those from the data worked out again
+ * over dense counts, the prior of the library size; the same bits on any number of ranks. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "base/memory.h"
+#include "math/rng.h"
+#include "model/direct.h"
+#include "model/init.h"
+#include "model/library_prior.h"
+#include "model/rig.h"
+#include "model/toy.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static av_comm comm;
+static av_comm self;
+
+#define N(array) (sizeof(array) / sizeof *(array))
+
+typedef struct values {
+  av_layout layout;
+  double *params, *running;
+} values;
+
+static values start(av_model_spec spec, uint64_t seed) {
+  values v;
+  assert_int_equal(av_layout_create(&v.layout, &spec), AV_OK);
+  v.params = av_malloc((size_t)v.layout.n_params, sizeof *v.params);
+  v.running = av_malloc((size_t)v.layout.n_running, sizeof *v.running);
+  memset(v.params, 0xff, (size_t)v.layout.n_params * sizeof *v.params); /* NaN where forgotten */
+  memset(v.running, 0xff, (size_t)v.layout.n_running * sizeof *v.running);
+  av_init_values(&v.layout, seed, v.params, v.running);
+  return v;
+}
+
+static void values_free(values *v) {
+  free(v->params);
+  free(v->running);
+  av_layout_free(&v->layout);
+}
+
+/* ---- scvi-tools' starting values ---- */
+
+typedef struct bound {
+  const char *name;
+  double fan_in; /* U(+-1/sqrt(fan_in)); 0: N(0, 1); -1: all one; -2: all zero */
+} bound;
+
+static void check_tensor(const values *v, const bound *b) {
+  int64_t rows = 0;
+  int64_t columns = 0;
+  double *x = direct_tensor(&v->layout, v->params, v->running, b->name, &rows, &columns);
+  if (x == NULL) {
+    fail_msg("no tensor %s", b->name);
+    return;
+  }
+  const int64_t n = rows * columns;
+  double sum = 0.0;
+  double squares = 0.0;
+  double largest = 0.0;
+  for (int64_t i = 0; i < n; ++i) {
+    sum += x[i];
+    squares += x[i] * x[i];
+    largest = fmax(largest, fabs(x[i]));
+    if (b->fan_in < 0.0 && !(x[i] == (b->fan_in > -1.5 ? 1.0 : 0.0))) {
+      fail_msg("%s: starts with %g", b->name, x[i]);
+    }
+  }
+  free(x);
+  if (b->fan_in < 0.0) {
+    return;
+  }
+  const double limit = b->fan_in > 0.0 ? 1.0 / sqrt(b->fan_in) : 6.0;
+  const double variance = b->fan_in > 0.0 ? 1.0 / (3.0 * b->fan_in) : 1.0;
+  const double kurtosis = b->fan_in > 0.0 ? 1.8 : 3.0;
+  const double mean = sum / (double)n;
+  const double spread = squares / (double)n;
+  /* five standard deviations of mean and of mean square */
+  if (!(largest <= limit) || !(fabs(mean) <= 5.0 * sqrt(variance / (double)n)) ||
+      !(fabs(spread - variance) <= 5.0 * variance * sqrt((kurtosis - 1.0) / (double)n)) ||
+      (b->fan_in > 0.0 && n >= 200 && !(largest > 0.97 * limit))) {
+    fail_msg("%s: mean %g, mean square %g, largest %g; expected 0, %g, at most %g", b->name, mean,
+             spread, largest, variance, limit);
+  }
+}
+
+/* Linear of fan_in and its BatchNorm. */
+#define LAYER(prefix, fan)                                                             \
+  {prefix ".0.weight", fan}, {prefix ".0.bias", fan}, {prefix ".1.weight", -1},        \
+      {prefix ".1.bias", -2}, {prefix ".1.running_mean", -2}, {prefix ".1.running_var", -1}
+#define LINEAR(prefix, fan) {prefix ".weight", fan}, {prefix ".bias", fan}
+
+/* G = 300, H = 60, K = 7, S = 4. */
+static void test_start(void **state) {
+  (void)state;
+  static const bound encoders[] = {LAYER("z_encoder.encoder.fc_layers.Layer 0", 300),
+                                   LAYER("z_encoder.encoder.fc_layers.Layer 1", 60),
+                                   LINEAR("z_encoder.mean_encoder", 60),
+                                   LINEAR("z_encoder.var_encoder", 60),
+                                   LAYER("l_encoder.encoder.fc_layers.Layer 0", 300),
+                                   LINEAR("l_encoder.mean_encoder", 60),
+                                   LINEAR("l_encoder.var_encoder", 60),
+                                   {"px_r", 0}};
+  static const bound linear[] = {
+      {"decoder.factor_regressor.fc_layers.Layer 0.0.weight", 11},
+      {"decoder.factor_regressor.fc_layers.Layer 0.1.weight", -1},
+      {"decoder.factor_regressor.fc_layers.Layer 0.1.bias", -2},
+      {"decoder.factor_regressor.fc_layers.Layer 0.1.running_mean", -2},
+      {"decoder.factor_regressor.fc_layers.Layer 0.1.running_var", -1},
+      {"decoder.px_dropout_decoder.fc_layers.Layer 0.0.weight", 11},
+      {"decoder.px_dropout_decoder.fc_layers.Layer 0.1.weight", -1}};
+  static const bound dense[] = {LAYER("decoder.px_decoder.fc_layers.Layer 0", 11),
+                                LAYER("decoder.px_decoder.fc_layers.Layer 1", 64),
+                                LINEAR("decoder.px_scale_decoder.0", 60),
+                                LINEAR("decoder.px_dropout_decoder", 60)};
+  for (int is_linear = 0; is_linear < 2; ++is_linear) {
+    av_model_spec spec = rig_spec(is_linear != 0, AV_LIKELIHOOD_ZINB, AV_DISPERSION_GENE_BATCH, true,
+                                  2, 4);
+    spec.n_genes = 300;
+    spec.n_hidden = 60;
+    spec.n_latent = 7;
+    values v = start(spec, 12);
+    for (size_t i = 0; i < N(encoders); ++i) {
+      check_tensor(&v, &encoders[i]);
+    }
+    for (size_t i = 0; i < (is_linear ? N(linear) : N(dense)); ++i) {
+      check_tensor(&v, is_linear ? &linear[i] : &dense[i]);
+    }
+    values_free(&v);
+  }
+}
+
+/* No value is drawn twice: neither within a tensor nor in two of them (up to scale). */
+static int compare(const void *a, const void *b) {
+  const double x = *(const double *)a;
+  const double y = *(const double *)b;
+  return (x > y) - (x < y);
+}
+
+static void test_no_repeats(void **state) {
+  (void)state;
+  values v = start(rig_spec(false, AV_LIKELIHOOD_ZINB, AV_DISPERSION_GENE_BATCH, true, 3, 4), 0);
+  double *all = av_calloc((size_t)v.layout.n_params, sizeof *all);
+  int64_t n = 0;
+  for (int64_t t = 0; t < v.layout.n_tensors; ++t) {
+    const av_tensor *tensor = &v.layout.tensors[t];
+    for (int64_t i = 0; tensor->role == AV_ROLE_UNIFORM && i < tensor->rows; ++i) {
+      for (int64_t j = 0; j < tensor->columns; ++j) {
+        const double value = v.params[tensor->at + i * tensor->stride + j];
+        all[n++] = rint(value * sqrt((double)tensor->fan_in) * 0x1p32); /* the word drawn */
+      }
+    }
+  }
+  qsort(all, (size_t)n, sizeof *all, compare);
+  for (int64_t i = 1; i < n; ++i) {
+    assert_true(all[i] > all[i - 1]);
+  }
+  assert_true(n > 300);
+  free(all);
+  values_free(&v);
+}
+
+static void test_seed(void **state) {
+  (void)state;
+  const av_model_spec spec = rig_spec(true, AV_LIKELIHOOD_NB, AV_DISPERSION_GENE, true, 1, 2);
+  values a = start(spec, 4);
+  values b = start(spec, 4);
+  values c = start(spec, 5);
+  const size_t bytes = (size_t)a.layout.n_params * sizeof *a.params;
+  assert_memory_equal(a.params, b.params, bytes);
+  int64_t same = 0;
+  for (int64_t t = 0; t < a.layout.n_tensors; ++t) {
+    const av_tensor *tensor = &a.layout.tensors[t];
+    same += (tensor->role == AV_ROLE_UNIFORM || tensor->role == AV_ROLE_NORMAL) &&
+            a.params[tensor->at] == c.params[tensor->at];
+  }
+  assert_int_equal(same, 0);
+  values_free(&a);
+  values_free(&b);
+  values_free(&c);
+}
+
+/* ---- values from the data ---- */
+
+enum { CELLS = 61 };
+
+/* Dense counts and library sizes of the training cells; returns their number. */
+static int64_t dense_counts(const av_dataset *dataset, const av_split *split, double *x, double *s) {
+  const int64_t genes = dataset->n_genes;
+  int64_t n = 0;
+  int32_t *gene = av_calloc((size_t)genes, sizeof *gene);
+  float *value = av_calloc((size_t)genes, sizeof *value);
+  for (int64_t i = 0; i < dataset->n_local; ++i) {
+    if (split->of[i] != AV_SPLIT_TRAIN) {
+      continue;
+    }
+    s[n] = 0.0;
+    for (int64_t g = 0; g < genes; ++g) {
+      x[n * genes + g] = 0.0;
+    }
+    const int64_t entries = av_counts_row(&dataset->counts, i, gene, value);
+    for (int64_t e = 0; e < entries; ++e) {
+      x[n * genes + gene[e]] = (double)value[e];
+      s[n] += (double)value[e];
+    }
+    ++n;
+  }
+  free(gene);
+  free(value);
+  return n;
+}
+
+static void near(double found, double expected, const char *what) {
+  if (!(fabs(found - expected) <= 1e-8 * (1.0 + fabs(expected)))) {
+    fail_msg("%s: %.12g, expected %.12g", what, found, expected);
+  }
+}
+
+/* Frequency and dispersion of every gene, by the formulas of model.md section 7, in two passes. */
+static void gene_facts(int64_t n, int64_t genes, const double *x, const double *s, double *log_f,
+                       double *theta) {
+  double total = 0.0;
+  for (int64_t i = 0; i < n; ++i) {
+    total += s[i];
+  }
+  double middle = 0.0;
+  for (int64_t g = 0; g < genes; ++g) {
+    double count = 0.0;
+    for (int64_t i = 0; i < n; ++i) {
+      count += x[i * genes + g];
+    }
+    const double f = (count + 0.5) / (total + 0.5 * (double)genes);
+    double mean = 0.0;
+    double mean_square = 0.0;
+    double spread = 0.0;
+    for (int64_t i = 0; i < n; ++i) {
+      const double mu = s[i] * f;
+      mean += mu / (double)n;
+      mean_square += mu * mu / (double)n;
+      spread += (x[i * genes + g] - mu) * (x[i * genes + g] - mu) / (double)n;
+    }
+    theta[g] = mean_square / fmax(spread - mean, 1e-3 * mean_square);
+    theta[g] = fmin(fmax(theta[g], 0.05), 100.0);
+    log_f[g] = log(f);
+    middle += log_f[g] / (double)genes;
+  }
+  for (int64_t g = 0; g < genes; ++g) {
+    log_f[g] -= middle;
+  }
+}
+
+/* Tensor `name` of `after` against `before` (NULL: zero) + shift (NULL: none), times factor. */
+static void check_change(const values *after, const values *before, const char *name, double factor,
+                         const double *shift) {
+  int64_t rows = 0;
+  int64_t columns = 0;
+  double *now = direct_tensor(&after->layout, after->params, after->running, name, &rows, &columns);
+  double *was = direct_tensor(&before->layout, before->params, before->running, name, &rows,
+                              &columns);
+  assert_non_null(now);
+  for (int64_t i = 0; i < rows * columns; ++i) {
+    near(now[i], factor * was[i] + (shift == NULL ? 0.0 : shift[i]), name);
+  }
+  free(now);
+  free(was);
+}
+
+static void check_from_data(av_model_spec spec) {
+  av_dataset ours, alone;
+  av_split split, one;
+  toy_create(&ours, &split, &comm, CELLS, spec.n_genes, spec.n_batches);
+  toy_create(&alone, &one, &self, CELLS, spec.n_genes, spec.n_batches);
+  values before = start(spec, 2);
+  values after = start(spec, 2);
+  values single = start(spec, 2);
+  assert_int_equal(av_init_from_data(&comm, &ours, split.of, &after.layout, after.params), AV_OK);
+  assert_int_equal(av_init_from_data(&self, &alone, one.of, &single.layout, single.params), AV_OK);
+  assert_memory_equal(after.params, single.params,
+                      (size_t)after.layout.n_params * sizeof *after.params);
+
+  const int64_t genes = spec.n_genes;
+  double *x = av_calloc((size_t)(CELLS * genes), sizeof *x);
+  double *s = av_calloc(CELLS, sizeof *s);
+  double *shift = av_calloc((size_t)genes, sizeof *shift);
+  double *theta = av_calloc((size_t)genes, sizeof *theta);
+  double *px_r = av_calloc((size_t)(genes * spec.n_batches), sizeof *px_r);
+  const int64_t n = dense_counts(&alone, &one, x, s);
+  assert_int_equal(n, one.n_train);
+  gene_facts(n, genes, x, s, shift, theta);
+  const int64_t repeats = spec.dispersion == AV_DISPERSION_GENE ? 1 : spec.n_batches;
+  bool inner = false; /* some dispersion within the limits, or the test says nothing */
+  for (int64_t i = 0; i < genes * repeats; ++i) {
+    px_r[i] = log(theta[i / repeats]);
+    inner = inner || (theta[i / repeats] > 0.06 && theta[i / repeats] < 99.0);
+  }
+  assert_true(inner);
+  check_change(&after, &before, "px_r", 0.0, px_r);
+  double constant[32];
+  for (int i = 0; i < 32; ++i) {
+    constant[i] = -3.0;
+  }
+  const bool inflated = spec.likelihood == AV_LIKELIHOOD_ZINB;
+  if (spec.linear) {
+    check_change(&after, &before, "decoder.factor_regressor.fc_layers.Layer 0.1.bias", 0.0, shift);
+    check_change(&after, &before, "decoder.factor_regressor.fc_layers.Layer 0.1.weight", 0.3, NULL);
+    check_change(&after, &before, "decoder.factor_regressor.fc_layers.Layer 0.0.weight", 1.0, NULL);
+    if (inflated) {
+      check_change(&after, &before, "decoder.px_dropout_decoder.fc_layers.Layer 0.1.bias", 0.0,
+                   constant);
+    }
+  } else {
+    check_change(&after, &before, "decoder.px_scale_decoder.0.bias", 1.0, shift);
+    check_change(&after, &before, "decoder.px_scale_decoder.0.weight", 1.0, NULL);
+    if (inflated) {
+      check_change(&after, &before, "decoder.px_dropout_decoder.bias", 0.0, constant);
+    }
+  }
+  check_change(&after, &before, "z_encoder.mean_encoder.weight", 1.0, NULL);
+  check_change(&after, &before, "z_encoder.encoder.fc_layers.Layer 0.0.weight", 1.0, NULL);
+  if (spec.latent_library) {
+    double mean = 0.0;
+    double variance = 0.0;
+    for (int64_t i = 0; i < n; ++i) {
+      mean += log(s[i]) / (double)n;
+    }
+    for (int64_t i = 0; i < n; ++i) {
+      variance += (log(s[i]) - mean) * (log(s[i]) - mean) / (double)n;
+    }
+    check_change(&after, &before, "l_encoder.mean_encoder.weight", 0.1, NULL);
+    check_change(&after, &before, "l_encoder.var_encoder.weight", 0.1, NULL);
+    check_change(&after, &before, "l_encoder.mean_encoder.bias", 0.0, &mean);
+    const double head = log(fmax(0.1 * variance, 1e-4));
+    double *found = direct_tensor(&after.layout, after.params, after.running,
+                                  "l_encoder.var_encoder.bias", &(int64_t){0}, &(int64_t){0});
+    assert_true(fabs(found[0] - head) < 1e-5); /* moments are kept to 30 bits */
+    free(found);
+  }
+  free(x);
+  free(s);
+  free(shift);
+  free(theta);
+  free(px_r);
+  values_free(&before);
+  values_free(&after);
+  values_free(&single);
+  toy_free(&ours, &split);
+  toy_free(&alone, &one);
+}
+
+static void test_from_data(void **state) {
+  (void)state;
+  check_from_data(rig_spec(true, AV_LIKELIHOOD_NB, AV_DISPERSION_GENE, true, 1, 1));
+  check_from_data(rig_spec(true, AV_LIKELIHOOD_ZINB, AV_DISPERSION_GENE_BATCH, false, 2, 3));
+  check_from_data(rig_spec(false, AV_LIKELIHOOD_ZINB, AV_DISPERSION_GENE, false, 1, 2));
+  check_from_data(rig_spec(false, AV_LIKELIHOOD_POISSON, AV_DISPERSION_GENE_BATCH, true, 2, 4));
+}
+
+/* ---- the prior of the library size ---- */
+
+/* Cells of given totals and batches, split over `over`. */
+static av_dataset totals(const av_comm *over, int64_t n, const double *library, const int32_t *batch,
+                         int64_t n_batches) {
+  static const char *const names[] = {"p", "q", "r", "t"};
+  av_dataset dataset = {.n_cells = n, .has_batch = n_batches > 1};
+  assert_int_equal(av_partition_create(&dataset.partition, n, over->size, NULL), AV_OK);
+  dataset.first = av_rank_first(&dataset.partition, over->rank);
+  dataset.n_local = av_rank_first(&dataset.partition, over->rank + 1) - dataset.first;
+  assert_int_equal(av_names_copy(&dataset.batch.levels, n_batches, names), AV_OK);
+  dataset.library = av_calloc((size_t)dataset.n_local, sizeof *dataset.library);
+  dataset.batch.code = av_calloc((size_t)dataset.n_local, sizeof *dataset.batch.code);
+  for (int64_t i = 0; i < dataset.n_local; ++i) {
+    dataset.library[i] = library[dataset.first + i];
+    dataset.batch.code[i] = batch == NULL ? 0 : batch[dataset.first + i];
+  }
+  return dataset;
+}
+
+/* What av_library_prior prints meanwhile. */
+static void prior_of(const av_comm *over, av_dataset *dataset, double *prior, char *text,
+                     size_t size) {
+  FILE *file = tmpfile();
+  assert_non_null(file);
+  fflush(stderr);
+  const int saved = dup(2);
+  assert_true(saved >= 0 && dup2(fileno(file), 2) == 2);
+  const av_status status = av_library_prior(over, dataset, prior);
+  fflush(stderr);
+  assert_true(dup2(saved, 2) == 2);
+  close(saved);
+  rewind(file);
+  text[fread(text, 1, size - 1, file)] = '\0';
+  fclose(file);
+  assert_int_equal(status, AV_OK);
+}
+
+/* Expected priors to 1e-8, the same bits on one process, and the batches that are warned about. */
+static void check_prior(int64_t n, const double *library, const int32_t *batch, int64_t n_batches,
+                        const double *expected, const char *warned) {
+  av_dataset ours = totals(&comm, n, library, batch, n_batches);
+  av_dataset alone = totals(&self, n, library, batch, n_batches);
+  double prior[8];
+  double single[8];
+  char text[1000];
+  prior_of(&self, &alone, single, text, sizeof text);
+  for (char name[] = "\"p\""; name[1] <= 't'; ++name[1]) {
+    assert_int_equal(strstr(text, name) != NULL, strchr(warned, name[1]) != NULL);
+  }
+  prior_of(&comm, &ours, prior, text, sizeof text);
+  assert_memory_equal(prior, single, (size_t)(2 * n_batches) * sizeof *prior);
+  for (int64_t i = 0; i < 2 * n_batches; ++i) {
+    near(prior[i], expected[i], "prior");
+  }
+  av_dataset_free(&ours);
+  av_dataset_free(&alone);
+}
+
+static void test_prior(void **state) {
+  (void)state;
+  const double e1 = exp(1.0);
+  const double e2 = exp(2.0);
+  const double e3 = exp(3.0);
+  const double e5 = exp(5.0);
+  /* one batch, an empty cell: population variance of 1, 2, 3, 5 */
+  check_prior(5, (const double[]){e1, e2, 0.0, e3, e5}, NULL, 1, (const double[]){2.75, 2.1875},
+              "");
+  /* two batches */
+  check_prior(6, (const double[]){e1, e2, e3, e5, e2, 0.0}, (const int32_t[]){0, 1, 0, 1, 0, 1}, 2,
+              (const double[]){2.0, 2.0 / 3.0, 3.5, 2.25}, "");
+  /* q has one cell, r none with counts, t no spread: they take the pooled variance within batches,
+   * (1 + 1 + 0 + 0 + 0) / 5; r takes the mean of all */
+  check_prior(6, (const double[]){e1, e3, e5, 0.0, e2, e2}, (const int32_t[]){0, 0, 1, 2, 3, 3}, 4,
+              (const double[]){2.0, 1.0, 5.0, 0.4, 2.6, 0.4, 2.0, 0.4}, "qrt");
+  /* no spread anywhere: 1 */
+  check_prior(4, (const double[]){e2, e2, e3, e3}, (const int32_t[]){0, 0, 1, 1}, 2,
+              (const double[]){2.0, 1.0, 3.0, 1.0}, "pq");
+  /* just over and just under a variance of 1e-4 */
+  const double up = exp(2.0 + 0.0101);
+  const double down = exp(2.0 - 0.0101);
+  const double up_less = exp(3.0 + 0.0099);
+  const double down_less = exp(3.0 - 0.0099);
+  const double pooled = (0.0101 * 0.0101 + 0.0099 * 0.0099) / 2.0;
+  check_prior(4, (const double[]){up, down, up_less, down_less}, (const int32_t[]){0, 0, 1, 1}, 2,
+              (const double[]){2.0, 0.0101 * 0.0101, 3.0, pooled > 1e-4 ? pooled : 1.0}, "q");
+}
+
+/* Many cells, so that sums in floating point would depend on their order. */
+static void test_prior_many(void **state) {
+  (void)state;
+  enum { MANY = 3000 };
+  static double library[MANY];
+  static int32_t batch[MANY];
+  double expected[6] = {0};
+  double cells[3] = {0};
+  for (int i = 0; i < MANY; ++i) {
+    library[i] = exp(3.0 + 4.0 * av_uniform(av_random64(8, AV_DRAW_TEST, (uint64_t)i, 0, 0)));
+    batch[i] = (i * 7 + i / 11) % 3;
+    cells[batch[i]] += 1.0;
+    expected[2 * batch[i]] += log(library[i]);
+  }
+  for (int s = 0; s < 3; ++s) {
+    expected[2 * s] /= cells[s];
+  }
+  for (int i = 0; i < MANY; ++i) {
+    const double off = log(library[i]) - expected[2 * batch[i]];
+    expected[2 * batch[i] + 1] += off * off / cells[batch[i]];
+  }
+  check_prior(MANY, library, batch, 3, expected, "");
+}
+
+int main(int argc, char **argv) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_start),     cmocka_unit_test(test_no_repeats),
+      cmocka_unit_test(test_seed),      cmocka_unit_test(test_from_data),
+      cmocka_unit_test(test_prior),     cmocka_unit_test(test_prior_many),
+  };
+  if (av_comm_create(&comm, &argc, &argv) != AV_OK) {
+    return 1;
+  }
+  av_comm_self(&self);
+  const int failed = cmocka_run_group_tests(tests, NULL, NULL);
+  av_comm_free(&comm);
+  return failed;
+}

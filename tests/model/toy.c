@@ -1,0 +1,79 @@
+#include "model/toy.h"
+
+#include "base/memory.h"
+#include "math/rng.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static double uniform(uint64_t item, uint32_t index) {
+  uint32_t words[4];
+  av_random4(words, 17, AV_DRAW_TEST, item, 0, index);
+  return ((double)words[0] + 0.5) * 0x1p-32;
+}
+
+/* A count with mean `mean`, geometric: enough spread for a test. */
+static double count_of(double mean, double u) { return floor(log(u) / log(mean / (1.0 + mean))); }
+
+static void must(av_status status) {
+  if (status != AV_OK) {
+    av_error_print();
+    abort();
+  }
+}
+
+static void fill_counts(av_dataset *dataset) {
+  av_counts_builder *builder = NULL;
+  const int64_t genes = dataset->n_genes;
+  int32_t *gene = av_malloc((size_t)genes, sizeof *gene);
+  double *value = av_malloc((size_t)genes, sizeof *value);
+  if (gene == NULL || value == NULL) {
+    abort();
+  }
+  must(av_builder_create(&builder, genes, dataset->n_local, 16, false));
+  for (int64_t i = 0; i < dataset->n_local; ++i) {
+    const int64_t cell = dataset->first + i;
+    for (int64_t g = 0; g < genes; ++g) {
+      const double level = 0.2 + 3.0 * uniform((uint64_t)g, 1000000) *
+                                     (g % 3 == cell % 3 ? 2.0 : 0.3) *
+                                     (0.3 + uniform((uint64_t)cell, 2000000));
+      gene[g] = (int32_t)g;
+      value[g] = count_of(level, uniform((uint64_t)cell, (uint32_t)g)) + (g == cell % genes);
+    }
+    must(av_builder_add_row(builder, genes, gene, value));
+    dataset->batch.code[i] = (int32_t)(cell % dataset->batch.levels.n);
+  }
+  must(av_builder_finish(builder, &dataset->counts));
+  av_builder_free(&builder);
+  free(gene);
+  free(value);
+}
+
+void toy_create(av_dataset *dataset, av_split *split, const av_comm *comm, int64_t n_cells,
+                int64_t n_genes, int64_t n_batches) {
+  static const char *const names[] = {"b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7"};
+  *dataset = (av_dataset){.n_cells = n_cells, .n_genes = n_genes, .n_file_genes = n_genes,
+                          .has_batch = n_batches > 1, .input_path = av_strdup("toy")};
+  must(av_partition_create(&dataset->partition, n_cells, comm->size, NULL));
+  dataset->first = av_rank_first(&dataset->partition, comm->rank);
+  dataset->n_local = av_rank_first(&dataset->partition, comm->rank + 1) - dataset->first;
+  must(av_names_copy(&dataset->batch.levels, n_batches, names));
+  const size_t n = (size_t)dataset->n_local;
+  dataset->batch.code = av_calloc(n, sizeof *dataset->batch.code);
+  dataset->library = av_calloc(n, sizeof *dataset->library);
+  *split = (av_split){.of = av_calloc(n, 1)};
+  fill_counts(dataset);
+  for (int64_t i = 0; i < dataset->n_local; ++i) {
+    dataset->library[i] = av_counts_row_sum(&dataset->counts, i);
+    split->of[i] = (dataset->first + i) % 7 == 3 ? AV_SPLIT_VALIDATION : AV_SPLIT_TRAIN;
+  }
+  for (int64_t cell = 0; cell < n_cells; ++cell) {
+    *(cell % 7 == 3 ? &split->n_validation : &split->n_train) += 1;
+  }
+}
+
+void toy_free(av_dataset *dataset, av_split *split) {
+  av_dataset_free(dataset);
+  av_split_free(split);
+}

@@ -1,0 +1,14 @@
+/* A small data set made in memory, the same on any number of ranks. */
+#ifndef AV_TESTS_MODEL_TOY_H
+#define AV_TESTS_MODEL_TOY_H
+
+#include "data/dataset.h"
+#include "train/split.h"
+
+/* n_cells x n_genes counts of a few factors, n_batches batches in turn; every 7th cell validates. Cells are
+ * split over comm's ranks. Aborts the test when out of memory. */
+void toy_create(av_dataset *dataset, av_split *split, const av_comm *comm, int64_t n_cells,
+                int64_t n_genes, int64_t n_batches);
+void toy_free(av_dataset *dataset, av_split *split);
+
+#endif
