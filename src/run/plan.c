@@ -1,0 +1,178 @@
+/* `atlasvi check`: everything but reading counts and fitting. */
+#include "base/memory.h"
+#include "cli/figures.h"
+#include "io/h5ad_read.h"
+#include "io/h5ad_write.h"
+#include "model/saved.h"
+#include "run/results.h"
+#include "run/run.h"
+#include "train/schedule.h"
+#include "train/trainer.h"
+
+#include <libgen.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/statvfs.h>
+
+/* Beside the counts: blocks while reading, and gathered rows while writing. */
+#define READ_BUFFERS (192LL << 20)
+#define GATHER_BLOCK (8LL << 20)
+
+typedef struct plan {
+  int64_t n_ranks;
+  int64_t largest_cells, smallest_cells; /* of a rank */
+  int64_t counts_bytes;                  /* of the rank with most */
+  int64_t model_bytes;                   /* parameters, moments, activations on each rank */
+  int64_t rank_bytes;                    /* in all, of the rank with most */
+  int64_t output_bytes, free_bytes;
+  int64_t memory_here; /* available on this machine; -1 unknown */
+} plan;
+
+/* Free space where the output goes; -1 if unknown. */
+static int64_t free_space(const char *path) {
+  char *copy = av_strdup(path);
+  struct statvfs info;
+  const int failed = copy == NULL || statvfs(dirname(copy), &info) != 0;
+  free(copy);
+  return failed ? -1 : (int64_t)info.f_bavail * (int64_t)info.f_frsize;
+}
+
+/* Weight of the shards of one rank as a share of all. */
+static double heaviest_share(const av_partition *partition, const double *weight) {
+  double all = 0.0;
+  double most = 0.0;
+  for (int rank = 0; rank < partition->n_ranks; ++rank) {
+    double mine = 0.0;
+    for (int64_t v = partition->first_shard[rank]; v < partition->first_shard[rank + 1]; ++v) {
+      mine += weight != NULL
+                  ? weight[v]
+                  : (double)(av_shard_first(partition, v + 1) - av_shard_first(partition, v));
+    }
+    all += mine;
+    most = mine > most ? mine : most;
+  }
+  return all > 0.0 ? most / all : 0.0;
+}
+
+static av_status make_plan(const av_config *config, const av_dataset *dataset,
+                           const av_input_plan *input, int64_t n_ranks, plan *made) {
+  const av_model_spec spec = av_model_spec_from(config, dataset->n_genes, dataset->batch.levels.n);
+  av_layout layout = {0};
+  av_partition partition = {0};
+  AV_TRY(av_layout_create(&layout, &spec));
+  av_status status =
+      av_partition_create(&partition, dataset->n_cells, (int)n_ranks, input->shard_weight);
+  if (status == AV_OK) {
+    *made = (plan){.n_ranks = n_ranks, .smallest_cells = dataset->n_cells};
+    for (int rank = 0; rank < (int)n_ranks; ++rank) {
+      const int64_t cells = av_rank_first(&partition, rank + 1) - av_rank_first(&partition, rank);
+      made->largest_cells = cells > made->largest_cells ? cells : made->largest_cells;
+      made->smallest_cells = cells < made->smallest_cells ? cells : made->smallest_cells;
+    }
+    const double share = heaviest_share(&partition, input->shard_weight);
+    const int64_t per_entry = dataset->n_genes > 65536 ? 6 : 4;
+    const int64_t rows = av_trainer_rows(config, made->largest_cells);
+    const int64_t activations =
+        rows * 4 * (4 * layout.first.n_out + 8 * spec.n_latent + 4 * spec.n_layers * spec.n_hidden);
+    made->counts_bytes =
+        (int64_t)(share * (double)input->n_stored) * per_entry + made->largest_cells * 40;
+    made->model_bytes = 16 * layout.n_params + activations;
+    made->rank_bytes =
+        made->counts_bytes + made->model_bytes + READ_BUFFERS + n_ranks * GATHER_BLOCK;
+    made->output_bytes =
+        av_results_bytes(config, dataset->n_cells, dataset->n_genes) + 4 * layout.n_params;
+    made->free_bytes = free_space(av_results_path(config));
+    made->memory_here = av_memory_available();
+  }
+  av_partition_free(&partition);
+  av_layout_free(&layout);
+  return status;
+}
+
+static const char *layout_name(av_matrix_layout layout) {
+  return layout == AV_MATRIX_CSR ? "CSR" : layout == AV_MATRIX_CSC ? "CSC" : "dense";
+}
+
+static void print_plan(const av_config *config, const av_dataset *dataset,
+                       const av_input_plan *input, const plan *p) {
+  av_figure a, b, c;
+  printf("\nInput\n");
+  printf("  file              %s\n", config->data.input);
+  printf("  counts            %s, %s, %s stored values, %s on disk\n", config->data.counts,
+         layout_name(input->layout), av_count_text(&a, input->n_stored),
+         av_bytes_text(&b, (double)input->stored_bytes));
+  printf("  cells             %s\n", av_count_text(&a, dataset->n_cells));
+  printf("  genes used        %s of %s\n", av_count_text(&a, dataset->n_genes),
+         av_count_text(&b, dataset->n_file_genes));
+  printf("  batches           %s\n", av_count_text(&a, dataset->batch.levels.n));
+  printf("\nPlan for %lld rank(s)\n", (long long)p->n_ranks);
+  printf("  virtual shards    %s\n", av_count_text(&a, av_shard_count(dataset->n_cells)));
+  printf("  cells per rank    %s to %s\n", av_count_text(&a, p->smallest_cells),
+         av_count_text(&b, p->largest_cells));
+  printf("  memory per rank   at most %s: counts %s, model %s, the rest buffers\n",
+         av_bytes_text(&a, (double)p->rank_bytes), av_bytes_text(&b, (double)p->counts_bytes),
+         av_bytes_text(&c, (double)p->model_bytes));
+  if (p->memory_here >= 0) {
+    const double all = (double)p->rank_bytes * (double)p->n_ranks;
+    printf("  memory here       %s available; %s\n", av_bytes_text(&a, (double)p->memory_here),
+           all <= (double)p->memory_here ? "all ranks fit on this machine"
+                                         : "all ranks together do NOT fit on this machine");
+  }
+  printf("  epochs            %lld\n",
+         (long long)(config->train.max_epochs_given ? config->train.max_epochs
+                                                    : av_default_epochs(dataset->n_cells)));
+  printf("  to be written     %s to %s\n", av_bytes_text(&a, (double)p->output_bytes),
+         av_results_path(config));
+  if (p->free_bytes >= 0) {
+    printf("  free there        %s; %s\n", av_bytes_text(&a, (double)p->free_bytes),
+           p->output_bytes <= p->free_bytes ? "it fits" : "it does NOT fit");
+  }
+}
+
+static av_status print_all(const av_config *config, const av_dataset *dataset,
+                           const av_input_plan *input, int64_t n_ranks) {
+  plan p;
+  AV_TRY(make_plan(config, dataset, input, n_ranks, &p));
+  char *text = av_config_text(config);
+  AV_TRY_ALLOC(text);
+  printf("Settings, resolved\n\n%s", text);
+  free(text);
+  print_plan(config, dataset, input, &p);
+  printf("\nNothing was changed.\n");
+  return AV_OK;
+}
+
+static av_status check_all(const av_comm *comm, av_config *config, av_model_file *loaded,
+                           av_dataset *dataset, av_input_plan *input, int64_t n_ranks) {
+  if (config->model.load != NULL) {
+    AV_TRY(av_model_file_read(comm, config->model.load, loaded));
+    AV_TRY(av_agree(comm, av_saved_apply_settings(loaded, config)));
+  }
+  AV_TRY(av_writer_preflight(comm, config, 0));
+  AV_TRY(av_h5ad_read_metadata(comm, config, dataset, input));
+  const int64_t bytes = av_results_bytes(config, dataset->n_cells, dataset->n_genes);
+  av_status status = AV_OK;
+  if (comm->rank == 0) {
+    status = print_all(config, dataset, input, n_ranks > 0 ? n_ranks : comm->size);
+  }
+  AV_TRY(av_agree(comm, status));
+  return av_writer_preflight(comm, config, bytes);
+}
+
+av_status av_check(const av_comm *comm, const char *path, int64_t n_ranks, int n_settings,
+                   char *const *settings) {
+  av_config config = {0};
+  av_model_file loaded = {0};
+  av_dataset dataset = {0};
+  av_input_plan input = {0};
+  av_status status = av_config_read(&config, comm, path, n_settings, settings);
+  if (status == AV_OK) {
+    status = check_all(comm, &config, &loaded, &dataset, &input, n_ranks);
+  }
+  av_input_plan_free(&input);
+  av_dataset_free(&dataset);
+  av_model_file_free(&loaded);
+  av_config_free(&config);
+  return status;
+}
