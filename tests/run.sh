@@ -1,0 +1,14 @@
+#!/bin/bash
+# Installs what build and tests need, builds, and runs every test. Options go to ctest, e.g. -R io.
+#   tests/run.sh [--no-install] [ctest options]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+if [ "${1-}" = --no-install ]; then
+  shift
+else
+  jobs/install.sh build tests
+fi
+cmake --preset release
+cmake --build --preset release
+exec ctest --test-dir build/release --output-on-failure -j "$(nproc)" "$@"
