@@ -1,0 +1,63 @@
+#!/usr/bin/env python3
+"""README says what the program says.
+
+usage: readme.py check|write
+
+The settings reference is `atlasvi help --markdown`, word for word; the benchmark table is that of
+tests/files/benchmark_real.md; every path, option and INI key that README names exists. `write` puts the two
+tables in.
+"""
+import os
+import re
+import subprocess
+import sys
+
+SOURCE = os.environ.get("SOURCE", os.path.join(os.path.dirname(__file__), "..", ".."))
+ATLASVI = os.environ["ATLASVI"]
+
+
+def between(name, text):
+    match = re.search(rf"<!-- {name}: begin -->\n(.*?)<!-- {name}: end -->", text, re.S)
+    if match is None:
+        sys.exit(f"README.md has no {name} section")
+    return match
+
+
+def replaced(name, text, body):
+    match = between(name, text)
+    return text[:match.start(1)] + body + text[match.end(1):]
+
+
+def paths_named(text):
+    """File names of this project in back-quotes or commands."""
+    found = set(re.findall(r"\b((?:src|tests|jobs|config|gpu)/[\w./-]*\w)", text))
+    return {path for path in found if not path.startswith("tests/run.sh/")}
+
+
+def main():
+    path = os.path.join(SOURCE, "README.md")
+    with open(path) as file:
+        text = file.read()
+    settings = subprocess.run([ATLASVI, "help", "--markdown"], capture_output=True, text=True, check=True).stdout
+    with open(os.path.join(SOURCE, "tests", "files", "benchmark_real.md")) as file:
+        benchmark = file.read()
+    wanted = replaced("benchmark", replaced("settings", text, settings), benchmark)
+    if sys.argv[1] == "write":
+        with open(path, "w") as file:
+            file.write(wanted)
+        return
+    if text != wanted:
+        sys.exit("README.md's tables are out of date: run ATLASVI=... tests/docs/readme.py write")
+    missing = [name for name in sorted(paths_named(text)) if not os.path.exists(os.path.join(SOURCE, name))]
+    if missing:
+        sys.exit(f"README.md names what is not there: {', '.join(missing)}")
+    keys = set(re.findall(r"`(?:data|model|train|output|runtime)\.(\w+)`", text))
+    unknown = [key for key in sorted(keys)
+               if subprocess.run([ATLASVI, "help", key], capture_output=True).returncode != 0]
+    if unknown:
+        sys.exit(f"README.md names unknown keys: {', '.join(unknown)}")
+    print(f"README.md agrees: {settings.count(chr(10))} lines of settings, {len(keys)} keys, "
+          f"{len(paths_named(text))} paths")
+
+
+main()
