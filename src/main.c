@@ -1,6 +1,7 @@
 /* atlasvi: scVI and LDVAE for single-cell counts. What to do with the command line. */
 #include "base/comm.h"
 #include "base/log.h"
+#include "base/threads.h"
 #include "cli/cli.h"
 #include "cli/version.h"
 #include "config/config.h"
@@ -65,6 +66,7 @@ static av_status dispatch(const av_comm *comm, const av_cli *cli) {
 }
 
 int main(int argc, char **argv) {
+  av_threads_spin_briefly(argv);
   av_comm comm;
   av_cli cli = {0};
   signal(SIGXFSZ, SIG_IGN); /* a file-size limit is an error to report, not a reason to die */

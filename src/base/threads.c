@@ -296,3 +296,10 @@ av_status av_threads_choose(const av_comm *comm, int64_t wanted, int *threads,
   av_thread_check_tasks(getenv("SLURM_NTASKS"), comm->size, warning);
   return warn_together(comm, comm->rank == 0 ? warning : "");
 }
+
+void av_threads_spin_briefly(char *const *argv) {
+  static const char name[] = "GOMP_SPINCOUNT";
+  if (getenv(name) == NULL && getenv("OMP_WAIT_POLICY") == NULL && setenv(name, "1000", 0) == 0) {
+    execv("/proc/self/exe", argv); /* returns only if it fails */
+  }
+}

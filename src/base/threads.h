@@ -30,6 +30,14 @@ typedef struct av_cpus {
  * tasks than there are ranks. Collective. */
 av_status av_threads_choose(const av_comm *comm, int64_t wanted, int *threads, const char **source);
 
+/* Lets OpenMP's threads spin only briefly before they sleep while they wait for each other.
+ * libgomp's own default, milliseconds, makes a run ten times slower once anybody else uses one of
+ * its cores, and gains nothing when nobody does (measured: LDVAE, 2 threads of 2 cores). libgomp
+ * reads its settings from the environment before main begins, so this starts the program anew,
+ * once, with GOMP_SPINCOUNT set, unless the user has set that or OMP_WAIT_POLICY. To be called
+ * first in main. Does nothing if the program cannot be started anew. */
+void av_threads_spin_briefly(char *const *argv);
+
 /* What the choice depends on. */
 typedef struct av_thread_facts {
   int64_t wanted;         /* runtime.threads; 0: not given */

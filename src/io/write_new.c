@@ -86,11 +86,16 @@ static av_status remember_link(av_writer *writer, const char *frame, const char 
 /* Columns are first written into a group without their list, since only then it is known which
  * could be read; `kept` receives their names (borrowed from the frame). */
 static av_status copy_columns(av_writer *writer, const av_frame *frame, hid_t group,
-                              const row_choice *rows, const char **kept, int64_t *n_kept) {
+                              const char *index, const row_choice *rows, const char **kept,
+                              int64_t *n_kept) {
   left_out list = {0};
   av_status status = AV_OK;
   for (int64_t i = 0; i < frame->columns.n && status == AV_OK; ++i) {
     const char *name = frame->columns.at[i];
+    if (strcmp(name, index) == 0) {
+      kept[(*n_kept)++] = name; /* the row names, listed as a column too: written already */
+      continue;
+    }
     av_held held;
     bool taken = false;
     status = hold_column(&held, frame, name, rows, &list, &taken);
@@ -165,7 +170,7 @@ static av_status copy_frame(av_writer *writer, hid_t input, const char *link,
   AV_GO(status, check_rows(&frame, rows), done);
   AV_GO(status, av_put_frame_group(&group, writer->h5, link, frame.columns.n, frame.what), done);
   AV_GO(status, put_names(writer, &frame, group, index, rows), done);
-  AV_GO(status, copy_columns(writer, &frame, group, rows, kept, &n_kept), done);
+  AV_GO(status, copy_columns(writer, &frame, group, index, rows, kept, &n_kept), done);
   AV_GO(status, av_put_frame_tags(group, index, n_kept, kept, frame.what), done);
 
 done:

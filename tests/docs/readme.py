@@ -30,7 +30,7 @@ def replaced(name, text, body):
 
 def paths_named(text):
     """File names of this project in back-quotes or commands."""
-    found = set(re.findall(r"\b((?:src|tests|jobs|config|gpu)/[\w./-]*\w)", text))
+    found = set(re.findall(r"(?<![\w/.])((?:src|tests|jobs|config|gpu)/[\w./-]*\w)", text))
     return {path for path in found if not path.startswith("tests/run.sh/")}
 
 

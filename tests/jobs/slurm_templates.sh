@@ -83,7 +83,7 @@ for template in cpu gpu; do
   sbatch --test-only "$SOURCE/jobs/$template.slurm" run.ini || { echo "FAILED: jobs/$template.slurm" >&2; exit 1; }
 done
 # The check can fail: more GPUs than there are.
-if sbatch --test-only --gpus-per-task=2 "$SOURCE/jobs/gpu.slurm" run.ini 2>/dev/null; then
+if sbatch --test-only --gpus-per-node=5 "$SOURCE/jobs/gpu.slurm" run.ini 2>/dev/null; then
   echo "FAILED: sbatch accepts what the node does not have" >&2
   exit 1
 fi
@@ -108,9 +108,9 @@ run_job() { # TEMPLATE EXPECTED-LINE...: four ranks, those lines, status 65
 }
 run_job cpu 'rank 0 of 4, cpus 8, gpus none: a file.ini train.seed=1' \
   'rank 3 of 4, cpus 8, gpus none: a file.ini train.seed=1'
-# one GPU a rank: each rank sees one, and all four are seen
+# as many ranks as GPUs, and every rank sees all of them (the program takes its own by node-local rank)
 run_job gpu
-[ "$(sed -n 's/.*gpus \([0-9]\):.*/\1/p' "$T/job.log" | sort | tr -d '\n')" = 0123 ] ||
-  { echo "FAILED: not one GPU a rank" >&2; cat "$T/job.log" >&2; exit 1; }
+[ "$(grep -c ', gpus 0,1,2,3: ' "$T/job.log")" = 4 ] ||
+  { echo "FAILED: not every rank sees the node's GPUs" >&2; cat "$T/job.log" >&2; exit 1; }
 grep -q 'a file.ini train.seed=1 runtime.backend=cuda$' "$T/job.log"
 echo "templates accepted, status passed on"

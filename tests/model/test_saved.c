@@ -443,7 +443,7 @@ static void test_batches(void **state) {
 
 static void test_many_batches(void **state) {
   (void)state;
-  char texts[30][8];
+  char texts[30][16];
   const char *names[30];
   for (int i = 0; i < 30; ++i) {
     snprintf(texts[i], sizeof texts[i], "d%d", i);
