@@ -75,10 +75,10 @@ int main(int argc, char **argv) {
     status = av_log_open(&comm, NULL);
   }
   if (status == AV_OK) {
-    status = av_h5_init();
+    status = av_agree(&comm, av_h5_init());
   }
   if (status == AV_OK) {
-    status = av_cli_parse(&cli, argc, argv);
+    status = av_agree(&comm, av_cli_parse(&cli, argc, argv));
   }
   if (status == AV_OK) {
     status = dispatch(&comm, &cli);

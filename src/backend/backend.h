@@ -249,9 +249,8 @@ struct av_backend {
   void *state;            /* the backend's own */
 };
 
-/* Opens the backend `choice` (AV_BACKEND_* of config.h; auto = cuda if there is a device, else
- * cpu). `strict` needs cpu. A backend that is not in this build or has no device: AV_NODEVICE, in
- * one line. Collective. */
+/* Opens the backend `choice` (AV_BACKEND_* of config.h; auto = cpu). `strict` needs cpu. A backend
+ * that is not in this build or has no device: AV_NODEVICE, in one line. Collective. */
 av_status av_backend_open(av_backend *be, int choice, const av_comm *comm, int threads,
                           bool strict);
 void av_backend_close(av_backend *be);

@@ -57,7 +57,7 @@ _Noreturn void av_comm_abort(const av_comm *comm, av_status status) {
   _Exit((int)status);
 }
 
-av_status av_agree(const av_comm *comm, av_status local) {
+av_status av_agree_exchange(const av_comm *comm, av_status local) {
   const int mine = local == AV_OK ? INT_MAX : comm->rank;
   int first = INT_MAX;
   AV_TRY(AV_MPI(MPI_Allreduce(&mine, &first, 1, MPI_INT, MPI_MIN, comm->mpi)));
@@ -97,6 +97,10 @@ static av_status reduce(const av_comm *comm, void *values, int64_t n, MPI_Dataty
 
 av_status av_sum_i64(const av_comm *comm, int64_t *values, int64_t n) {
   return reduce(comm, values, n, MPI_INT64_T, sizeof *values, MPI_SUM);
+}
+av_status av_sum_wide(const av_comm *comm, av_wide *values, int64_t n) {
+  _Static_assert(sizeof *values == 2 * sizeof(int64_t), "summed word by word");
+  return reduce(comm, values, 2 * n, MPI_INT64_T, sizeof(int64_t), MPI_SUM);
 }
 av_status av_sum_f64(const av_comm *comm, double *values, int64_t n) {
   return reduce(comm, values, n, MPI_DOUBLE, sizeof *values, MPI_SUM);

@@ -7,6 +7,7 @@
 #ifndef AV_BASE_COMM_H
 #define AV_BASE_COMM_H
 
+#include "base/exact.h"
 #include "base/status.h"
 
 #include <mpi.h>
@@ -38,11 +39,17 @@ void av_comm_self(av_comm *comm);
 _Noreturn void av_comm_abort(const av_comm *comm, av_status status);
 
 /* Returns AV_OK if `local` is AV_OK on every rank. Otherwise returns, on every rank, the code of
- * the lowest failing rank, and the recorded error text becomes that rank's text. Collective. */
-av_status av_agree(const av_comm *comm, av_status local);
+ * the lowest failing rank, and the recorded error text becomes that rank's text. Collective.
+ * (Inline, so that a static analyser sees that AV_OK means `local` too.) */
+av_status av_agree_exchange(const av_comm *comm, av_status local);
+static inline av_status av_agree(const av_comm *comm, av_status local) {
+  const av_status all = av_agree_exchange(comm, local);
+  return all == AV_OK ? local : all;
+}
 
 /* In-place sums, maxima over the ranks; the result is on every rank. Collective. */
 av_status av_sum_i64(const av_comm *comm, int64_t *values, int64_t n);
+av_status av_sum_wide(const av_comm *comm, av_wide *values, int64_t n);
 av_status av_sum_f64(const av_comm *comm, double *values, int64_t n);
 av_status av_max_i64(const av_comm *comm, int64_t *values, int64_t n);
 av_status av_max_f64(const av_comm *comm, double *values, int64_t n);

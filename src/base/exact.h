@@ -14,8 +14,20 @@
 static inline int64_t av_to_fixed(double value) { return (int64_t)llrint(value * AV_FIXED_ONE); }
 static inline double av_from_fixed(int64_t sum) { return (double)sum / AV_FIXED_ONE; }
 
-/* value rounded to a multiple of 2^-16: doubles of this kind add exactly while the sum is below
- * 2^36. */
-static inline double av_round_to_grid(double value) { return rint(value * 65536.0) / 65536.0; }
+/* The same in two words, for squares and products of counts: sums below 2^66 of up to 2^28 values.
+ */
+typedef struct av_wide {
+  int64_t high; /* in units of 16 */
+  int64_t low;  /* fixed point as above; less than 16 from each value */
+} av_wide;
+
+static inline void av_wide_add(av_wide *sum, double value) {
+  const int64_t high = (int64_t)(value / 16.0);
+  sum->high += high;
+  sum->low += av_to_fixed(value - 16.0 * (double)high);
+}
+static inline double av_wide_value(const av_wide *sum) {
+  return 16.0 * (double)sum->high + av_from_fixed(sum->low);
+}
 
 #endif

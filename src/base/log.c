@@ -1,6 +1,7 @@
 #include "base/log.h"
 
 #include "base/memory.h"
+#include "base/utf8.h"
 
 #include <cjson/cJSON.h>
 #include <errno.h>
@@ -125,33 +126,6 @@ void av_say(const char *format, ...) {
   free(text);
 }
 
-/* Length of the UTF-8 sequence at `at`, 0 if it is not a valid one. */
-static size_t utf8_length(const unsigned char *at) {
-  static const struct {
-    unsigned char mask, lead, low, high; /* bounds of the second byte for the first lead */
-    size_t length;
-  } form[] = {{0x80, 0x00, 0, 0, 1},
-              {0xe0, 0xc0, 0x80, 0xbf, 2},
-              {0xf0, 0xe0, 0x80, 0xbf, 3},
-              {0xf8, 0xf0, 0x80, 0xbf, 4}};
-  for (size_t i = 0; i < sizeof form / sizeof form[0]; ++i) {
-    if ((at[0] & form[i].mask) != form[i].lead) {
-      continue;
-    }
-    for (size_t k = 1; k < form[i].length; ++k) {
-      if ((at[k] & 0xc0) != 0x80) {
-        return 0;
-      }
-    }
-    const bool overlong = (form[i].length == 2 && at[0] < 0xc2) ||
-                          (at[0] == 0xe0 && at[1] < 0xa0) || (at[0] == 0xf0 && at[1] < 0x90);
-    const bool beyond =
-        (at[0] == 0xed && at[1] > 0x9f) || at[0] > 0xf4 || (at[0] == 0xf4 && at[1] > 0x8f);
-    return overlong || beyond ? 0 : form[i].length;
-  }
-  return 0;
-}
-
 /* JSON is UTF-8: names of files and columns need not be. Bytes that are not become U+FFFD. */
 static char *valid_utf8(const char *text) {
   char *copy = av_malloc(3 * strlen(text) + 1, 1);
@@ -160,7 +134,7 @@ static char *valid_utf8(const char *text) {
   }
   char *out = copy;
   while (*text != '\0') {
-    const size_t length = utf8_length((const unsigned char *)text);
+    const size_t length = av_utf8_length(text, 4); /* the end is no part of a longer one */
     if (length == 0) {
       memcpy(out, "\xef\xbf\xbd", 3);
       out += 3;

@@ -53,28 +53,23 @@ char *av_format(const char *format, ...) {
   return length < 0 ? NULL : text;
 }
 
-/* A line "NAME:   123 kB" of /proc/self/status, bytes; 0 if there is none. */
-static int64_t status_line(const char *name) {
+/* "VmHWM:   123 kB" in /proc/self/status. Not getrusage(): its maximum begins with that of the
+ * process that started this one. */
+int64_t av_memory_peak(void) {
   FILE *file = fopen("/proc/self/status", "r");
   char line[256];
   long long kilobytes = 0;
   if (file == NULL) {
     return 0;
   }
-  const size_t length = strlen(name);
   while (fgets(line, sizeof line, file) != NULL) {
-    if (strncmp(line, name, length) == 0 && sscanf(line + length, ": %lld kB", &kilobytes) == 1) {
+    if (sscanf(line, "VmHWM: %lld kB", &kilobytes) == 1) {
       break;
     }
   }
   fclose(file);
   return (int64_t)kilobytes * 1024;
 }
-
-/* Not getrusage(): its maximum begins with that of the process that started this one. */
-int64_t av_memory_peak(void) { return status_line("VmHWM"); }
-
-int64_t av_memory_now(void) { return status_line("VmRSS"); }
 
 /* The first number in a small file such as /sys/fs/cgroup/memory.max; -1 if there is none. */
 static int64_t number_in(const char *path) {

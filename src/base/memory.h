@@ -21,9 +21,8 @@ void *av_realloc(void *old, size_t n, size_t size);
 char *av_strdup(const char *text);
 char *av_format(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* Largest resident size of this process so far, and now, bytes. */
+/* Largest resident size of this process so far, bytes; 0 if unknown. */
 int64_t av_memory_peak(void);
-int64_t av_memory_now(void);
 /* Memory of this machine that a new job may still take, bytes (the smaller of MemAvailable and the
  * control group's limit); -1 if unknown. */
 int64_t av_memory_available(void);

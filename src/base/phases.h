@@ -36,7 +36,8 @@ typedef struct av_phases {
 } av_phases;
 
 void av_phases_begin(av_phases *phases);
-/* Misuse (a stop without start, too many or too long names) is reported by av_phases_report. */
+/* Misuse (a stop without start, too many or too long names) is reported by av_phases_report_make.
+ */
 void av_phase_start(av_phases *phases, const char *name);
 void av_phase_stop(av_phases *phases, const char *name);
 

@@ -29,13 +29,11 @@ static void append_formatted(const char *prefix, const char *format, va_list arg
   va_list again;
   va_copy(again, args);
   const int length = vsnprintf(NULL, 0, format, args);
-  const size_t prefix_length = strlen(prefix);
-  char *line = length < 0 ? NULL : malloc(prefix_length + (size_t)length + 1);
+  char *line = length < 0 ? NULL : malloc(strlen(prefix) + (size_t)length + 1);
   if (line == NULL) {
     append(format);
   } else {
-    memcpy(line, prefix, prefix_length);
-    vsnprintf(line + prefix_length, (size_t)length + 1, format, again);
+    vsnprintf(stpcpy(line, prefix), (size_t)length + 1, format, again);
     append(line);
     free(line);
   }

@@ -56,11 +56,14 @@ static av_status check_first_word(const char *word) {
   return AV_OK;
 }
 
+/* More than any machine has; the plan keeps a few numbers for each. */
+enum { MOST_RANKS = 1 << 20 };
+
 static av_status read_ranks(av_cli *cli, const char *text) {
   char *end = NULL;
   errno = 0;
   const long long ranks = text == NULL || text[0] == '\0' ? 0 : strtoll(text, &end, 10);
-  if (end == NULL || *end != '\0' || errno != 0 || ranks < 1 || ranks > INT32_MAX) {
+  if (end == NULL || *end != '\0' || errno != 0 || ranks < 1 || ranks > MOST_RANKS) {
     return av_fail(AV_USAGE, "--ranks %s: not a number of ranks; expected: atlasvi %s",
                    text == NULL ? "" : text, form_of(AV_COMMAND_CHECK));
   }

@@ -20,26 +20,36 @@ const char *av_revision(void) { return AV_REVISION; }
 #endif
 
 /* "Open MPI v4.1.4, package: ..." without what follows the version. */
-static void print_mpi(FILE *out) {
-  char text[MPI_MAX_LIBRARY_VERSION_STRING] = "";
+static void mpi_text(char text[MPI_MAX_LIBRARY_VERSION_STRING]) {
   int length = 0;
   if (MPI_Get_library_version(text, &length) != MPI_SUCCESS) {
-    snprintf(text, sizeof text, "unknown");
+    snprintf(text, MPI_MAX_LIBRARY_VERSION_STRING, "unknown");
   }
   text[strcspn(text, "\n")] = '\0';
   char *package = strstr(text, ", package:");
   if (package != NULL) {
     *package = '\0';
   }
-  fprintf(out, "MPI       %s\n", text);
+}
+
+void av_build_text(char text[AV_BUILD_TEXT]) {
+  char mpi[MPI_MAX_LIBRARY_VERSION_STRING] = "";
+  mpi_text(mpi);
+  const char *blas = openblas_get_config(); /* "OpenBLAS 0.3.21 ...", options of its build */
+  const char *name_end = strchr(blas, ' ');
+  const char *end = name_end == NULL ? NULL : strchr(name_end + 1, ' ');
+  snprintf(text, AV_BUILD_TEXT, "%s %s, %s, HDF5 %s, %.*s", COMPILER, AV_BUILD_TYPE, mpi,
+           av_h5_version(), end == NULL ? (int)strlen(blas) : (int)(end - blas), blas);
 }
 
 void av_print_version(FILE *out) {
+  char mpi[MPI_MAX_LIBRARY_VERSION_STRING] = "";
+  mpi_text(mpi);
   fprintf(out, "atlasvi   %s\n", AV_VERSION);
   fprintf(out, "revision  %s\n", AV_REVISION);
   fprintf(out, "compiler  %s\n", COMPILER);
   fprintf(out, "build     %s\n", AV_BUILD_TYPE);
-  print_mpi(out);
+  fprintf(out, "MPI       %s\n", mpi);
   fprintf(out, "HDF5      %s\n", av_h5_version());
   fprintf(out, "BLAS      %s\n", openblas_get_config());
   fprintf(out, "CUDA      not in this build\n");

@@ -8,6 +8,10 @@
 const char *av_version(void);
 const char *av_revision(void);
 
+/* Compiler, build type, MPI, HDF5 and BLAS in one line. Needs no MPI_Init. */
+enum { AV_BUILD_TEXT = 512 };
+void av_build_text(char text[AV_BUILD_TEXT]);
+
 /* Version, revision, compiler, build type, MPI, HDF5, BLAS, CUDA and NCCL, backends: one line each.
  * Needs no MPI_Init. */
 void av_print_version(FILE *out);

@@ -190,7 +190,10 @@ av_status av_config_slurp(const char *path, char **text, size_t *length, char **
     block = grown;
     errno = 0;
     n += fread(block + n, 1, room - n, file);
-    if (ferror(file)) {
+    if (ferror(file) && errno == EISDIR) {
+      *why = av_format("%s is a directory, not a file", path);
+      status = AV_NOINPUT;
+    } else if (ferror(file)) {
       *why = av_format("cannot read %s: %s", path, strerror(errno));
       status = AV_IOERR;
     } else if (n >= 8 && memcmp(block, hdf5_signature, 8) == 0) {

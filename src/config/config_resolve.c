@@ -163,6 +163,59 @@ static void check_training(checker *c) {
   }
 }
 
+/* A key that does nothing because a switch is off by default; switched off on purpose is fine. */
+static void needs_switch(checker *c, int key, bool works, const char *switch_text) {
+  if (!works && av_config_is_given(c->config, &av_config_keys[key])) {
+    fault(c, key, "has no effect without %s; add it, or remove this key", switch_text);
+  }
+}
+
+/* Early stopping, keep = best and reduce_lr_on_plateau. */
+static void check_stopping(checker *c) {
+  const av_config *config = c->config;
+  char room[48];
+  const bool stops =
+      config->train.early_stopping_given || !usable(config, AV_AT_train_early_stopping);
+  const bool keeps = config->train.keep_given || !usable(config, AV_AT_train_keep);
+  static const int of_stopping[] = {AV_AT_train_early_stopping_patience,
+                                    AV_AT_train_early_stopping_min_delta,
+                                    AV_AT_train_early_stopping_warmup_epochs};
+  for (int i = 0; i < 3; ++i) {
+    needs_switch(c, of_stopping[i], stops, "early_stopping = yes");
+  }
+  needs_switch(c, AV_AT_train_early_stopping_monitor, stops || keeps,
+               "early_stopping = yes or keep = best");
+  needs_switch(c, AV_AT_train_early_stopping_mode, stops || keeps,
+               "early_stopping = yes or keep = best");
+  static const int of_plateau[] = {AV_AT_train_lr_factor, AV_AT_train_lr_patience,
+                                   AV_AT_train_lr_threshold, AV_AT_train_lr_min,
+                                   AV_AT_train_lr_scheduler_metric};
+  for (int i = 0; i < 5; ++i) {
+    needs_switch(c, of_plateau[i],
+                 config->train.reduce_lr_on_plateau_given ||
+                     !usable(config, AV_AT_train_reduce_lr_on_plateau),
+                 "reduce_lr_on_plateau = yes");
+  }
+  if (config->train.reduce_lr_on_plateau && usable(config, AV_AT_train_lr) &&
+      usable(config, AV_AT_train_lr_min) && config->train.lr_min > config->train.lr) {
+    fault(c, AV_AT_train_lr_min, "%.15g is above lr, %.15g %s", config->train.lr_min,
+          config->train.lr, place(config, AV_AT_train_lr, room));
+  }
+  const bool held_out = config->train.early_stopping_monitor <= AV_MONITOR_VALIDATION_LOSS;
+  const int wanting = config->train.early_stopping && held_out ? AV_AT_train_early_stopping
+                      : config->train.reduce_lr_on_plateau     ? AV_AT_train_reduce_lr_on_plateau
+                      : config->train.keep == AV_KEEP_BEST && held_out ? AV_AT_train_keep
+                                                                       : -1;
+  if (wanting >= 0 && config->train.check_val_every_n_epoch_given &&
+      config->train.max_epochs_given && config->train.max_epochs > 0 &&
+      config->train.check_val_every_n_epoch > config->train.max_epochs) {
+    fault(c, AV_AT_train_check_val_every_n_epoch,
+          "%lld is above max_epochs, %lld %s: %s would see the validation cells only once",
+          (long long)config->train.check_val_every_n_epoch, (long long)config->train.max_epochs,
+          place(config, AV_AT_train_max_epochs, room), av_config_keys[wanting].name);
+  }
+}
+
 static void check_features(checker *c) {
   const av_config *config = c->config;
   char room[48];
@@ -225,6 +278,7 @@ av_status av_config_resolve(av_config *config) {
   check_files(&c);
   check_split(&c);
   check_training(&c);
+  check_stopping(&c);
   check_features(&c);
   AV_TRY(fill_defaults(config));
   return c.failed ? AV_CONFIG : AV_OK;

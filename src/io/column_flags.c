@@ -93,20 +93,25 @@ static int split_of_word(const char *word) {
   return -1;
 }
 
-/* Fails if a level is none of the words, listing those that are not. */
+/* Fails if a level is none of the words, naming the first and how many others there are. */
 static av_status check_words(const char *what, const av_names *levels) {
-  char others[512] = "";
-  size_t used = 0;
-  for (int64_t i = 0; i < levels->n && used < sizeof others; ++i) {
+  int64_t n_others = 0;
+  int64_t first = 0;
+  for (int64_t i = 0; i < levels->n; ++i) {
     if (split_of_word(levels->at[i]) < 0) {
-      used += (size_t)snprintf(others + used, sizeof others - used, "%s\"%s\"",
-                               used == 0 ? "" : ", ", levels->at[i]);
+      first = n_others++ == 0 ? i : first;
     }
   }
-  return used == 0 ? AV_OK
-                   : av_fail(AV_BADDATA,
-                             "%s: holds %s where only train, validation and test are understood",
-                             what, others);
+  if (n_others == 0) {
+    return AV_OK;
+  }
+  char more[48] = "";
+  if (n_others > 1) {
+    snprintf(more, sizeof more, " and %" PRId64 " more", n_others - 1);
+  }
+  return av_fail(AV_BADDATA,
+                 "%s: holds \"%s\"%s where only train, validation and test are understood", what,
+                 levels->at[first], more);
 }
 
 av_status av_frame_split(const av_frame *frame, const char *name, int8_t **split) {

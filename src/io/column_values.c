@@ -222,7 +222,8 @@ static av_status factor_of_integers(const av_column *column, const unsigned char
   int64_t *values = NULL;
   unsigned char *flags = NULL;
   av_status status = AV_OK;
-  if (column->values.kind == AV_ELEMENT_INTEGER) {
+  const bool integers = column->values.kind == AV_ELEMENT_INTEGER;
+  if (integers) {
     AV_TRY(av_element_integers(&column->values, &values));
   } else {
     AV_TRY(av_element_flags(&column->values, &flags));
@@ -234,10 +235,10 @@ static av_status factor_of_integers(const av_column *column, const unsigned char
   int64_t n_sorted = 0;
   for (int64_t i = 0; i < n; ++i) {
     const bool absent = (masked != NULL && masked[i] != AV_FLAG_FALSE) ||
-                        (flags != NULL && flags[i] == AV_FLAG_MISSING);
+                        (!integers && flags[i] == AV_FLAG_MISSING);
     factor->code[i] = absent ? -1 : 0;
     if (!absent) {
-      sorted[n_sorted++] = values == NULL ? flags[i] : values[i];
+      sorted[n_sorted++] = integers ? values[i] : flags[i];
     }
   }
   qsort(sorted, (size_t)n_sorted, sizeof *sorted, compare_integers);
@@ -249,7 +250,7 @@ static av_status factor_of_integers(const av_column *column, const unsigned char
   }
   for (int64_t i = 0; i < n; ++i) {
     if (factor->code[i] == 0) {
-      factor->code[i] = find_integer(values == NULL ? flags[i] : values[i], sorted, n_levels);
+      factor->code[i] = find_integer(integers ? values[i] : flags[i], sorted, n_levels);
     }
   }
   status = name_numbers(column, sorted, NULL, n_levels, factor);

@@ -235,13 +235,30 @@ static void find_in_var(const gene_table *raw, const gene_table *var, const choi
   }
 }
 
+/* Was a flag column asked for by a name of the user's own? (Settings that a run wrote down give the
+ * default's name as well.) */
+static av_status flag_demanded(const av_config *config, bool *demanded) {
+  av_config defaults = {0};
+  const av_status status = av_config_defaults(&defaults);
+  *demanded = status == AV_OK && config->data.highly_variable_key_given &&
+              strcmp(config->data.highly_variable_key, defaults.data.highly_variable_key) != 0;
+  av_config_free(&defaults);
+  return status;
+}
+
 /* The flag column exists neither where it is looked for nor was it asked for by name: all genes. */
 static av_status flag_absent(const av_config *config, const gene_table *var,
                              const gene_table *table, choice *columns) {
-  if (config->data.highly_variable_key_given) {
+  bool demanded = false;
+  AV_TRY(flag_demanded(config, &demanded));
+  if (demanded) {
     return av_frame_fail_missing(
         &var->frame, av_config_where(config, "data", "highly_variable_key"),
         config->data.highly_variable_key, "; or list the genes in subset_genes");
+  }
+  if (config->data.highly_variable_key_given) {
+    av_warn("%s: no column \"%s\": all genes are used", var->frame.what,
+            config->data.highly_variable_key);
   }
   return choose_all(table, columns);
 }
@@ -253,8 +270,11 @@ static av_status choose(const av_config *config, const gene_table *var, const ge
   const char *key = config->data.highly_variable_key;
   const bool flagged = config->data.use_highly_variable_genes && key != NULL;
   if (config->data.subset_genes.n > 0) {
+    const bool of_model = config->model.load != NULL && !config->data.subset_genes_given;
     AV_TRY(choose_listed(&config->data.subset_genes, table,
-                         av_config_where(config, "data", "subset_genes"), columns));
+                         of_model ? av_config_where(config, "model", "load")
+                                  : av_config_where(config, "data", "subset_genes"),
+                         columns));
   } else if (!flagged) {
     AV_TRY(choose_all(table, columns));
   } else if (raw != NULL && av_frame_has(&var->frame, key)) {

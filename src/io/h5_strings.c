@@ -1,6 +1,7 @@
 /* Text of every kind that the format has, as lists of names. */
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/utf8.h"
 #include "io/h5_element.h"
 #include "io/h5ad_keys.h"
 
@@ -20,39 +21,6 @@ typedef struct text_list {
   int64_t first_not_utf8;
 } text_list;
 
-/* Length of the UTF-8 sequence that starts at s (1 to 4), 0 if it is not valid. */
-static size_t utf8_sequence(const unsigned char *s, size_t n) {
-  static const unsigned char low[5] = {0, 0, 0xc2, 0xe0, 0xf0};
-  if (s[0] < 0x80) {
-    return 1;
-  }
-  const size_t length = s[0] >= 0xf0 ? 4 : s[0] >= 0xe0 ? 3 : 2;
-  if (s[0] < low[length] || s[0] > 0xf4 || n < length) {
-    return 0;
-  }
-  for (size_t i = 1; i < length; ++i) {
-    if ((s[i] & 0xc0) != 0x80) {
-      return 0;
-    }
-  }
-  const bool overlong = (s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xf0 && s[1] < 0x90);
-  const bool surrogate = s[0] == 0xed && s[1] >= 0xa0;
-  const bool beyond = s[0] == 0xf4 && s[1] >= 0x90;
-  return overlong || surrogate || beyond ? 0 : length;
-}
-
-static bool is_utf8(const char *text, size_t n) {
-  size_t at = 0;
-  while (at < n) {
-    const size_t length = utf8_sequence((const unsigned char *)text + at, n - at);
-    if (length == 0) {
-      return false;
-    }
-    at += length;
-  }
-  return true;
-}
-
 static av_status add_text(text_list *list, const char *text, size_t length) {
   if (list->room - list->used < length + 1) {
     const size_t room = 2 * list->room + length + 4096;
@@ -66,7 +34,7 @@ static av_status add_text(text_list *list, const char *text, size_t length) {
   }
   list->text[list->used + length] = '\0';
   list->used += length + 1;
-  if (!is_utf8(text, length)) {
+  if (!av_is_utf8(text, length)) {
     list->first_not_utf8 = list->n_not_utf8 == 0 ? list->n : list->first_not_utf8;
     list->n_not_utf8 += 1;
   }
@@ -185,9 +153,9 @@ static av_status add_numbers(const av_element *element, text_list *list, unsigne
   const bool single = H5Tget_size(element->type) <= 4;
   for (int64_t i = 0; i < element->n && status == AV_OK; ++i) {
     char text[32];
-    if (integers != NULL) {
+    if (element->kind == AV_ELEMENT_INTEGER) {
       snprintf(text, sizeof text, "%" PRId64, integers[i]);
-    } else if (flags != NULL) {
+    } else if (element->kind == AV_ELEMENT_BOOL) {
       snprintf(text, sizeof text, "%s", flags[i] == AV_FLAG_TRUE ? "True" : "False");
       missing[i] = flags[i] == AV_FLAG_MISSING;
     } else {

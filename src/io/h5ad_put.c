@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/utf8.h"
 #include "io/h5.h"
 #include "io/h5ad_keys.h"
 
@@ -160,36 +161,7 @@ av_status av_put_frame_tags(hid_t group, const char *index, int64_t n_columns,
   return status;
 }
 
-/* Length of the UTF-8 character at `c`; 0 if the bytes are not one. */
-static size_t utf8_length(const unsigned char *c) {
-  if (c[0] < 0x80) {
-    return 1;
-  }
-  const size_t n = c[0] >= 0xc2 && c[0] < 0xe0   ? 2
-                   : c[0] >= 0xe0 && c[0] < 0xf0 ? 3
-                   : c[0] >= 0xf0 && c[0] < 0xf5 ? 4
-                                                 : 0;
-  for (size_t i = 1; i < n; ++i) {
-    if ((c[i] & 0xc0) != 0x80) {
-      return 0;
-    }
-  }
-  const bool too_long = (c[0] == 0xe0 && c[1] < 0xa0) || (c[0] == 0xf0 && c[1] < 0x90);
-  const bool no_character = (c[0] == 0xed && c[1] > 0x9f) || (c[0] == 0xf4 && c[1] > 0x8f);
-  return too_long || no_character ? 0 : n;
-}
-
-static bool is_utf8(const char *text) {
-  const unsigned char *c = (const unsigned char *)text;
-  while (*c != 0) {
-    const size_t n = utf8_length(c);
-    if (n == 0) {
-      return false;
-    }
-    c += n;
-  }
-  return true;
-}
+static bool is_utf8(const char *text) { return av_is_utf8(text, strlen(text)); }
 
 static char *from_latin1(const char *text) {
   char *copy = av_calloc(2 * strlen(text) + 1, 1);
@@ -245,14 +217,18 @@ static av_status put_dataset(hid_t *dataset, hid_t location, const char *link, i
                              const char *what) {
   hid_t space = -1;
   hid_t way = -1;
+  hid_t creation = -1;
   av_status status = AV_OK;
+  /* no time stamps: the same content is the same bytes */
+  AV_GO(status, AV_H5_ID(creation, H5Pcreate(H5P_DATASET_CREATE), what), done);
+  AV_GO(status, AV_H5(H5Pset_obj_track_times(creation, false), what), done);
   AV_GO(status,
         AV_H5_ID(space, n_dims == 0 ? H5Screate(H5S_SCALAR) : H5Screate_simple(n_dims, dims, NULL),
                  what),
         done);
   AV_GO(status, link_properties(&way, what), done);
   AV_GO(status,
-        AV_H5_ID(*dataset, H5Dcreate2(location, link, stored, space, way, H5P_DEFAULT, H5P_DEFAULT),
+        AV_H5_ID(*dataset, H5Dcreate2(location, link, stored, space, way, creation, H5P_DEFAULT),
                  what),
         done);
   if (H5Sget_simple_extent_npoints(space) > 0) {
@@ -261,6 +237,7 @@ static av_status put_dataset(hid_t *dataset, hid_t location, const char *link, i
   }
 
 done:
+  av_h5_close(&creation);
   av_h5_close(&way);
   av_h5_close(&space);
   return status;
@@ -368,6 +345,7 @@ av_status av_put_matrix(hid_t *dataset, hid_t location, const char *link, int n_
   AV_GO(status, AV_H5_ID(creation, H5Pcreate(H5P_DATASET_CREATE), what), done);
   AV_GO(status, AV_H5_ID(access, H5Pcreate(H5P_DATASET_ACCESS), what), done);
   AV_GO(status, AV_H5(H5Pset_fill_time(creation, H5D_FILL_TIME_NEVER), what), done);
+  AV_GO(status, AV_H5(H5Pset_obj_track_times(creation, false), what), done);
   if (level > 0 && !empty) {
     chunk[0] = chunk[0] > dims[0] ? dims[0] : chunk[0];
     const size_t chunk_bytes =

@@ -35,6 +35,10 @@ av_status av_h5ad_read_metadata(const av_comm *comm, const av_config *config, av
  * duplicate names, ...) are logged by rank 0. Collective. */
 av_status av_h5ad_read(const av_comm *comm, const av_config *config, av_dataset *dataset);
 
+/* Whether the matrix to read holds counts, judged by a sample of at most about a million stored
+ * values over all genes: for `atlasvi check`. Collective. */
+av_status av_h5ad_sample_counts(const av_comm *comm, const av_config *config, bool *counts);
+
 /* `atlasvi inspect`: prints what the file holds: matrices (layout, type, shape, stored values,
  * filters, whether they hold counts, found by looking at all values of small ones and a stated
  * sample of large ones), obs and var columns with kind, number of categories and first values,

@@ -285,8 +285,7 @@ static av_status open_model(hid_t *h5, const char *path) {
   }
   if (av_output_reopen(h5, path) != AV_OK) {
     av_error_clear();
-    return av_fail(AV_BADDATA, "%s: damaged or truncated: HDF5 cannot open it: %s", path,
-                   av_h5_reason());
+    return av_fail(AV_BADDATA, "%s: damaged or truncated: HDF5 cannot open it", path);
   }
   return AV_OK;
 }
@@ -321,7 +320,10 @@ static bool same_array(const av_named_array *a, const av_named_array *b, bool ex
   const int64_t n = same ? element_count(a) : 0;
   for (int64_t i = 0; same && i < n; ++i) {
     const double first = exact ? a->values[i] : (double)(float)a->values[i];
-    same = memcmp(&first, &b->values[i], sizeof first) == 0;
+    uint64_t bits[2];
+    memcpy(&bits[0], &first, sizeof first);
+    memcpy(&bits[1], &b->values[i], sizeof first);
+    same = bits[0] == bits[1];
   }
   return same;
 }

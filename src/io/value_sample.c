@@ -1,6 +1,8 @@
 /* Looking at a few values of a matrix, and at the name of one cell: for messages. */
 #include "base/memory.h"
+#include "io/h5.h"
 #include "io/h5ad_keys.h"
+#include "io/h5ad_read.h"
 #include "io/value_check.h"
 
 #include <float.h>
@@ -81,6 +83,20 @@ done:
   free(index);
   av_matrix_close(&matrix);
   return status;
+}
+
+av_status av_h5ad_sample_counts(const av_comm *comm, const av_config *config, bool *counts) {
+  *counts = true;
+  hid_t file = -1;
+  av_status status = AV_OK;
+  if (comm->rank == 0) {
+    status = av_h5_open_input(&file, config->data.input);
+  }
+  if (comm->rank == 0 && status == AV_OK) {
+    status = av_matrix_holds_counts(file, config->data.input, config->data.counts, counts);
+  }
+  av_h5_close(&file);
+  return av_agree(comm, status);
 }
 
 /* Element `row` of a one-dimensional dataset of strings; NULL if it is anything else. */

@@ -63,13 +63,15 @@ void av_init_values(const av_layout *layout, uint64_t seed, double *params, doub
 /* ---- values from the data ---- */
 
 /* Sums over the training cells: s the library size of a cell, x a count. */
+enum { SUM_CELLS, SUM_S, SUM_SS, SUM_LOG, SUM_LOG_SQUARE, N_TOTALS };
 typedef struct count_sums {
-  double cells, s, ss;   /* number, sum s, sum s^2 */
-  double *x, *xx, *sx;   /* (G) sum x, sum x^2, sum s x */
-  int64_t log_s, log_s2; /* fixed point: sum log s, sum (log s)^2 / 64 (to stay in range) */
+  av_wide *total;       /* (N_TOTALS), first of one block with the next three */
+  av_wide *x, *xx, *sx; /* (G) sum x, sum x^2, sum s x */
 } count_sums;
 
-#define LOG2_SCALE 64.0
+static double total_of(const count_sums *sums, int which) {
+  return av_wide_value(&sums->total[which]);
+}
 
 static av_status add_cells(const av_dataset *dataset, const int8_t *split, count_sums *sums) {
   const size_t longest = (size_t)av_counts_longest_row(&dataset->counts);
@@ -84,17 +86,18 @@ static av_status add_cells(const av_dataset *dataset, const int8_t *split, count
     if (split[i] != AV_SPLIT_TRAIN || s <= 0.0) {
       continue;
     }
-    sums->cells += 1.0;
-    sums->s += av_round_to_grid(s);
-    sums->ss += av_round_to_grid(s * s);
-    sums->log_s += av_to_fixed(log(s));
-    sums->log_s2 += av_to_fixed(log(s) * log(s) / LOG2_SCALE);
+    const double log_s = log(s);
+    av_wide_add(&sums->total[SUM_CELLS], 1.0);
+    av_wide_add(&sums->total[SUM_S], s);
+    av_wide_add(&sums->total[SUM_SS], s * s);
+    av_wide_add(&sums->total[SUM_LOG], log_s);
+    av_wide_add(&sums->total[SUM_LOG_SQUARE], log_s * log_s);
     const int64_t n = av_counts_row(&dataset->counts, i, gene, value);
     for (int64_t e = 0; e < n; ++e) {
       const double x = (double)value[e];
-      sums->x[gene[e]] += av_round_to_grid(x);
-      sums->xx[gene[e]] += av_round_to_grid(x * x);
-      sums->sx[gene[e]] += av_round_to_grid(s * x);
+      av_wide_add(&sums->x[gene[e]], x);
+      av_wide_add(&sums->xx[gene[e]], x * x);
+      av_wide_add(&sums->sx[gene[e]], s * x);
     }
   }
   free(gene);
@@ -102,30 +105,22 @@ static av_status add_cells(const av_dataset *dataset, const int8_t *split, count
   return status;
 }
 
-static av_status sum_over_ranks(const av_comm *comm, int64_t n_genes, count_sums *sums) {
-  double scalars[3] = {sums->cells, sums->s, sums->ss};
-  int64_t logs[2] = {sums->log_s, sums->log_s2};
-  AV_TRY(av_sum_f64(comm, scalars, 3));
-  AV_TRY(av_sum_i64(comm, logs, 2));
-  AV_TRY(av_sum_f64(comm, sums->x, n_genes));
-  AV_TRY(av_sum_f64(comm, sums->xx, n_genes));
-  AV_TRY(av_sum_f64(comm, sums->sx, n_genes));
-  sums->cells = scalars[0];
-  sums->s = scalars[1];
-  sums->ss = scalars[2];
-  sums->log_s = logs[0];
-  sums->log_s2 = logs[1];
-  return AV_OK;
-}
-
 /* theta by moments, given the gene's frequency f. */
 static double dispersion(const count_sums *sums, int64_t g, double f) {
-  const double n = sums->cells;
-  const double mean = f * sums->s / n;
-  const double mean_square = f * f * sums->ss / n;
-  const double spread = (sums->xx[g] - 2.0 * f * sums->sx[g] + f * f * sums->ss) / n;
+  const double n = total_of(sums, SUM_CELLS);
+  const double ss = total_of(sums, SUM_SS);
+  const double xx = av_wide_value(&sums->xx[g]);
+  const double sx = av_wide_value(&sums->sx[g]);
+  const double mean = f * total_of(sums, SUM_S) / n;
+  const double mean_square = f * f * ss / n;
+  const double spread = (xx - 2.0 * f * sx + f * f * ss) / n;
   const double theta = mean_square / fmax(spread - mean, 1e-3 * mean_square);
   return fmin(fmax(theta, 0.05), 100.0);
+}
+
+/* Frequency of gene g, with half a count added. */
+static double frequency(const count_sums *sums, int64_t n_genes, int64_t g) {
+  return (av_wide_value(&sums->x[g]) + 0.5) / (total_of(sums, SUM_S) + 0.5 * (double)n_genes);
 }
 
 static void set_decoder(const av_layout *layout, const count_sums *sums, double *params) {
@@ -133,10 +128,10 @@ static void set_decoder(const av_layout *layout, const count_sums *sums, double 
   const int64_t intercept = layout->spec.linear ? layout->scale.beta : layout->scale.b;
   double mean_log = 0.0;
   for (int64_t g = 0; g < genes; ++g) {
-    mean_log += log((sums->x[g] + 0.5) / (sums->s + 0.5 * (double)genes)) / (double)genes;
+    mean_log += log(frequency(sums, genes, g)) / (double)genes;
   }
   for (int64_t g = 0; g < genes; ++g) {
-    const double f = (sums->x[g] + 0.5) / (sums->s + 0.5 * (double)genes);
+    const double f = frequency(sums, genes, g);
     params[intercept + g] += log(f) - mean_log;
     for (int64_t row = 0; row < av_spec_dispersions(&layout->spec); ++row) {
       params[layout->px_r + row * genes + g] = log(dispersion(sums, g, f));
@@ -154,8 +149,9 @@ static void set_library_encoder(const av_layout *layout, const count_sums *sums,
   if (!layout->spec.latent_library) {
     return;
   }
-  const double mean = av_from_fixed(sums->log_s) / sums->cells;
-  const double square = LOG2_SCALE * av_from_fixed(sums->log_s2) / sums->cells;
+  const double cells = total_of(sums, SUM_CELLS);
+  const double mean = total_of(sums, SUM_LOG) / cells;
+  const double square = total_of(sums, SUM_LOG_SQUARE) / cells;
   const double variance = fmax(square - mean * mean, 0.0);
   for (int64_t i = 0; i < 2 * layout->spec.n_hidden; ++i) {
     params[layout->l_w + i] *= 0.1;
@@ -167,19 +163,25 @@ static void set_library_encoder(const av_layout *layout, const count_sums *sums,
 av_status av_init_from_data(const av_comm *comm, const av_dataset *dataset, const int8_t *split,
                             const av_layout *layout, double *params) {
   const int64_t genes = layout->spec.n_genes;
-  double *block = av_calloc((size_t)(3 * genes), sizeof *block);
-  count_sums sums = {.x = block, .xx = block + genes, .sx = block + 2 * genes};
-  av_status status = block == NULL
-                         ? av_fail(AV_NOMEM, "out of memory (sums of %lld genes)", (long long)genes)
-                         : add_cells(dataset, split, &sums);
+  const int64_t n = N_TOTALS + 3 * genes;
+  count_sums sums = {.total = av_calloc((size_t)n, sizeof *sums.total)};
+  av_status status = AV_OK;
+  if (sums.total == NULL) {
+    status = av_fail(AV_NOMEM, "out of memory (sums of %lld genes)", (long long)genes);
+  } else {
+    sums.x = sums.total + N_TOTALS;
+    sums.xx = sums.x + genes;
+    sums.sx = sums.xx + genes;
+    status = add_cells(dataset, split, &sums);
+  }
   status = av_agree(comm, status);
   if (status == AV_OK) {
-    status = sum_over_ranks(comm, genes, &sums);
+    status = av_sum_wide(comm, sums.total, n);
   }
-  if (status == AV_OK && sums.cells > 0.0) {
+  if (status == AV_OK && total_of(&sums, SUM_CELLS) > 0.0) {
     set_decoder(layout, &sums, params);
     set_library_encoder(layout, &sums, params);
   }
-  free(block);
+  free(sums.total);
   return status;
 }

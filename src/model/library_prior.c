@@ -70,11 +70,12 @@ static av_status fill_prior(const av_comm *comm, const av_dataset *dataset, batc
     prior[2 * s + 1] = variance;
     if (sums->cells[s] < 2 || variance < SMALLEST_VARIANCE) {
       prior[2 * s + 1] = pooled;
+      const char *name = dataset->has_batch ? dataset->batch.levels.at[s] : "all";
       av_warn(
-          "batch \"%s\" has %lld cell(s) with counts: its library size takes the pooled variance "
-          "%.3g",
-          dataset->has_batch ? dataset->batch.levels.at[s] : "(all cells)",
-          (long long)sums->cells[s], pooled);
+          "%s%s%s, %lld cell%s with counts: the variance of log library size cannot be "
+          "estimated from them and is taken to be %.3g",
+          dataset->has_batch ? "batch \"" : "", name, dataset->has_batch ? "\"" : " cells",
+          (long long)sums->cells[s], sums->cells[s] == 1 ? "" : "s", pooled);
     }
   }
   return AV_OK;

@@ -1,5 +1,6 @@
 #include "model/saved.h"
 
+#include "base/log.h"
 #include "base/memory.h"
 
 #include <math.h>
@@ -218,6 +219,10 @@ static av_status match_batches(const av_model_file *file, const av_config *confi
                    config->model.load, (long long)n_model);
   }
   if (n_model == 1) {
+    if (dataset->has_batch) {
+      av_warn("%s: the model was fitted without batches: obs[%s] is not used", config->model.load,
+              config->data.batch_key);
+    }
     memset(dataset->batch.code, 0, (size_t)dataset->n_local * sizeof *dataset->batch.code);
     return AV_OK;
   }
@@ -290,11 +295,15 @@ static av_status import_tensor(const av_model_file *file, const char *path, cons
                    tensor->name);
   }
   double *into = values_of(tensor, values);
+  const bool variance = tensor->in_running && strstr(tensor->name, "running_var") != NULL;
   for (int64_t i = 0; i < tensor->rows; ++i) {
     for (int64_t j = 0; j < tensor->columns; ++j) {
       const double value = array->values[place_there(tensor, i, j)];
       if (!isfinite(value)) {
         return av_fail(AV_BADDATA, "%s: %s holds a value that is not finite", path, tensor->name);
+      }
+      if (variance && value < 0.0) {
+        return av_fail(AV_BADDATA, "%s: %s holds a negative variance", path, tensor->name);
       }
       into[i * tensor->stride + j] = value;
     }

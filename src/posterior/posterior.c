@@ -151,16 +151,16 @@ av_status av_posterior_mu(void *context, int64_t first_row, int64_t n_rows, floa
 
 /* ---- summary ---- */
 
-/* Mean rho per gene is small: 36 bits after the point leave room for 2^27 cells. */
-#define RHO_ONE 68719476736.0
-
-/* Fixed-point sums over this rank's cells. */
+/* Order-free sums over this rank's cells, one block. */
 typedef struct sums {
-  int64_t *rho;     /* (G) */
-  int64_t *z;       /* (K) */
-  int64_t *squares; /* (K) */
-  int64_t cells;
+  av_wide *cells;   /* (1) */
+  av_wide *rho;     /* (G) */
+  av_wide *z;       /* (K) */
+  av_wide *squares; /* (K) */
 } sums;
+
+/* Mean rho per gene is small: another 30 bits after the point. */
+#define RHO_SCALE AV_FIXED_ONE
 
 static av_status add_rows(av_posterior *posterior, int64_t first, int64_t n, float *rho,
                           sums *total) {
@@ -171,14 +171,14 @@ static av_status add_rows(av_posterior *posterior, int64_t first, int64_t n, flo
     if (posterior->dataset->library[first + i] <= 0.0) {
       continue;
     }
-    ++total->cells;
+    av_wide_add(total->cells, 1.0);
     for (int64_t g = 0; g < spec->n_genes; ++g) {
-      total->rho[g] += (int64_t)llrint((double)rho[i * spec->n_genes + g] * RHO_ONE);
+      av_wide_add(&total->rho[g], RHO_SCALE * (double)rho[i * spec->n_genes + g]);
     }
     for (int64_t k = 0; k < spec->n_latent; ++k) {
       const double z = posterior->z[i * spec->n_latent + k];
-      total->z[k] += av_to_fixed(z);
-      total->squares[k] += av_to_fixed(z * z);
+      av_wide_add(&total->z[k], z);
+      av_wide_add(&total->squares[k], z * z);
     }
   }
   return AV_OK;
@@ -202,27 +202,32 @@ static av_status add_all(av_posterior *posterior, sums *total) {
 
 av_status av_posterior_summary(av_posterior *posterior, double *mean_rho, double *z_variance) {
   const av_model_spec *spec = &av_vae_layout(posterior->vae)->spec;
-  const int64_t size = spec->n_genes + 2 * spec->n_latent;
-  int64_t *block = av_calloc((size_t)size + 1, sizeof *block);
-  sums total = {
-      .rho = block, .z = block + spec->n_genes, .squares = block + spec->n_genes + spec->n_latent};
-  av_status status = block == NULL ? av_fail(AV_NOMEM, "out of memory (summary of the factors)")
-                                   : add_all(posterior, &total);
+  const int64_t size = 1 + spec->n_genes + 2 * spec->n_latent;
+  sums total = {.cells = av_calloc((size_t)size, sizeof *total.cells)};
+  av_status status = AV_OK;
+  if (total.cells == NULL) {
+    status = av_fail(AV_NOMEM, "out of memory (summary of the factors)");
+  } else {
+    total.rho = total.cells + 1;
+    total.z = total.rho + spec->n_genes;
+    total.squares = total.z + spec->n_latent;
+    status = add_all(posterior, &total);
+  }
   status = av_agree(posterior->comm, status);
   if (status == AV_OK) {
-    block[size] = total.cells;
-    status = av_sum_i64(posterior->comm, block, size + 1);
+    status = av_sum_wide(posterior->comm, total.cells, size);
   }
   if (status == AV_OK) {
-    const double cells = (double)block[size];
+    const double cells = av_wide_value(total.cells);
     for (int64_t g = 0; g < spec->n_genes; ++g) {
-      mean_rho[g] = (double)total.rho[g] / RHO_ONE / cells;
+      mean_rho[g] = av_wide_value(&total.rho[g]) / RHO_SCALE / cells;
     }
     for (int64_t k = 0; k < spec->n_latent; ++k) {
-      const double mean = av_from_fixed(total.z[k]) / cells;
-      z_variance[k] = av_from_fixed(total.squares[k]) / cells - mean * mean;
+      const double mean = av_wide_value(&total.z[k]) / cells;
+      const double variance = av_wide_value(&total.squares[k]) / cells - mean * mean;
+      z_variance[k] = variance < 0.0 ? 0.0 : variance; /* rounding; a NaN stays one */
     }
   }
-  free(block);
+  free(total.cells);
   return status;
 }

@@ -1,4 +1,5 @@
 /* `atlasvi check`: everything but reading counts and fitting. */
+#include "base/log.h"
 #include "base/memory.h"
 #include "cli/figures.h"
 #include "io/h5ad_read.h"
@@ -7,6 +8,7 @@
 #include "run/results.h"
 #include "run/run.h"
 #include "train/schedule.h"
+#include "train/split.h"
 #include "train/trainer.h"
 
 #include <libgen.h>
@@ -17,10 +19,11 @@
 
 /* Beside the counts: blocks while reading, and gathered rows while writing. */
 #define READ_BUFFERS (192LL << 20)
-#define GATHER_BLOCK (8LL << 20)
+#define WRITE_BUFFERS (24LL << 20)
 
 typedef struct plan {
   int64_t n_ranks;
+  int64_t n_train, n_validation, n_test;
   int64_t largest_cells, smallest_cells; /* of a rank */
   int64_t counts_bytes;                  /* of the rank with most */
   int64_t model_bytes;                   /* parameters, moments, activations on each rank */
@@ -36,6 +39,22 @@ static int64_t free_space(const char *path) {
   const int failed = copy == NULL || statvfs(dirname(copy), &info) != 0;
   free(copy);
   return failed ? -1 : (int64_t)info.f_bavail * (int64_t)info.f_frsize;
+}
+
+/* The split as a run draws it, if no cell is empty. Rank 0, which holds the metadata of all cells.
+ */
+static av_status plan_split(const av_config *config, av_dataset *dataset, av_split *split) {
+  av_comm self;
+  av_comm_self(&self);
+  dataset->library = av_malloc((size_t)dataset->n_cells, sizeof *dataset->library);
+  AV_TRY_ALLOC(dataset->library);
+  for (int64_t i = 0; i < dataset->n_cells; ++i) {
+    dataset->library[i] = 1.0;
+  }
+  const av_status status = av_split_create(split, &self, config, dataset);
+  free(dataset->library);
+  dataset->library = NULL;
+  return status;
 }
 
 /* Weight of the shards of one rank as a share of all. */
@@ -55,8 +74,16 @@ static double heaviest_share(const av_partition *partition, const double *weight
   return all > 0.0 ? most / all : 0.0;
 }
 
-static av_status make_plan(const av_config *config, const av_dataset *dataset,
-                           const av_input_plan *input, int64_t n_ranks, plan *made) {
+static av_status make_plan(const av_config *config, av_dataset *dataset, const av_input_plan *input,
+                           int64_t n_ranks, plan *made) {
+  av_split split = {0};
+  AV_TRY(plan_split(config, dataset, &split));
+  *made = (plan){.n_ranks = n_ranks,
+                 .n_train = split.n_train,
+                 .n_validation = split.n_validation,
+                 .n_test = split.n_test,
+                 .smallest_cells = dataset->n_cells};
+  av_split_free(&split);
   const av_model_spec spec = av_model_spec_from(config, dataset->n_genes, dataset->batch.levels.n);
   av_layout layout = {0};
   av_partition partition = {0};
@@ -64,7 +91,6 @@ static av_status make_plan(const av_config *config, const av_dataset *dataset,
   av_status status =
       av_partition_create(&partition, dataset->n_cells, (int)n_ranks, input->shard_weight);
   if (status == AV_OK) {
-    *made = (plan){.n_ranks = n_ranks, .smallest_cells = dataset->n_cells};
     for (int rank = 0; rank < (int)n_ranks; ++rank) {
       const int64_t cells = av_rank_first(&partition, rank + 1) - av_rank_first(&partition, rank);
       made->largest_cells = cells > made->largest_cells ? cells : made->largest_cells;
@@ -78,10 +104,10 @@ static av_status make_plan(const av_config *config, const av_dataset *dataset,
     made->counts_bytes =
         (int64_t)(share * (double)input->n_stored) * per_entry + made->largest_cells * 40;
     made->model_bytes = 16 * layout.n_params + activations;
-    made->rank_bytes =
-        made->counts_bytes + made->model_bytes + READ_BUFFERS + n_ranks * GATHER_BLOCK;
-    made->output_bytes =
-        av_results_bytes(config, dataset->n_cells, dataset->n_genes) + 4 * layout.n_params;
+    made->rank_bytes = made->counts_bytes + made->model_bytes + READ_BUFFERS + WRITE_BUFFERS;
+    made->output_bytes = av_results_bytes(config, dataset->n_cells, dataset->n_genes) +
+                         4 * layout.n_params +
+                         (config->output.mode == AV_OUTPUT_RESULTS ? 0 : dataset->input_bytes);
     made->free_bytes = free_space(av_results_path(config));
     made->memory_here = av_memory_available();
   }
@@ -106,7 +132,10 @@ static void print_plan(const av_config *config, const av_dataset *dataset,
   printf("  genes used        %s of %s\n", av_count_text(&a, dataset->n_genes),
          av_count_text(&b, dataset->n_file_genes));
   printf("  batches           %s\n", av_count_text(&a, dataset->batch.levels.n));
-  printf("\nPlan for %lld rank(s)\n", (long long)p->n_ranks);
+  printf("  split             %s to train, %s to validate, %s to test, if no cell is empty\n",
+         av_count_text(&a, p->n_train), av_count_text(&b, p->n_validation),
+         av_count_text(&c, p->n_test));
+  printf("\nPlan for %lld rank%s\n", (long long)p->n_ranks, p->n_ranks == 1 ? "" : "s");
   printf("  virtual shards    %s\n", av_count_text(&a, av_shard_count(dataset->n_cells)));
   printf("  cells per rank    %s to %s\n", av_count_text(&a, p->smallest_cells),
          av_count_text(&b, p->largest_cells));
@@ -119,9 +148,7 @@ static void print_plan(const av_config *config, const av_dataset *dataset,
            all <= (double)p->memory_here ? "all ranks fit on this machine"
                                          : "all ranks together do NOT fit on this machine");
   }
-  printf("  epochs            %lld\n",
-         (long long)(config->train.max_epochs_given ? config->train.max_epochs
-                                                    : av_default_epochs(dataset->n_cells)));
+  printf("  epochs            %lld\n", (long long)config->train.max_epochs);
   printf("  to be written     %s to %s\n", av_bytes_text(&a, (double)p->output_bytes),
          av_results_path(config));
   if (p->free_bytes >= 0) {
@@ -130,16 +157,33 @@ static void print_plan(const av_config *config, const av_dataset *dataset,
   }
 }
 
-static av_status print_all(const av_config *config, const av_dataset *dataset,
-                           const av_input_plan *input, int64_t n_ranks) {
+static av_status print_all(av_config *config, av_dataset *dataset, const av_input_plan *input,
+                           int64_t n_ranks) {
   plan p;
+  if (!config->train.max_epochs_given) {
+    config->train.max_epochs = av_default_epochs(dataset->n_cells);
+  }
   AV_TRY(make_plan(config, dataset, input, n_ranks, &p));
   char *text = av_config_text(config);
   AV_TRY_ALLOC(text);
   printf("Settings, resolved\n\n%s", text);
   free(text);
   print_plan(config, dataset, input, &p);
+  av_warn_short_warmup(config, config->train.max_epochs, p.n_train);
   printf("\nNothing was changed.\n");
+  return AV_OK;
+}
+
+/* A run looks at all values; here a sample has to do. */
+static av_status warn_values(const av_comm *comm, const av_config *config) {
+  bool counts = true;
+  if (!config->data.allow_non_counts) {
+    AV_TRY(av_h5ad_sample_counts(comm, config, &counts));
+  }
+  if (!counts) {
+    av_warn("%s: %s does not look like counts, so a run will stop there; see \"atlasvi inspect\"",
+            config->data.input, config->data.counts);
+  }
   return AV_OK;
 }
 
@@ -151,6 +195,7 @@ static av_status check_all(const av_comm *comm, av_config *config, av_model_file
   }
   AV_TRY(av_writer_preflight(comm, config, 0));
   AV_TRY(av_h5ad_read_metadata(comm, config, dataset, input));
+  AV_TRY(warn_values(comm, config));
   const int64_t bytes = av_results_bytes(config, dataset->n_cells, dataset->n_genes);
   av_status status = AV_OK;
   if (comm->rank == 0) {

@@ -21,10 +21,14 @@ const char *av_results_path(const av_config *config) {
 static av_status factor_names(int64_t n, av_names *names) {
   char **texts = av_calloc((size_t)n, sizeof *texts);
   AV_TRY_ALLOC(texts);
-  for (int64_t k = 0; k < n; ++k) {
+  av_status status = AV_OK;
+  for (int64_t k = 0; status == AV_OK && k < n; ++k) {
     texts[k] = av_format("Z_%lld", (long long)k);
+    status = texts[k] == NULL ? av_fail(AV_NOMEM, "out of memory (names of factors)") : AV_OK;
   }
-  const av_status status = av_names_copy(names, n, (const char *const *)texts);
+  if (status == AV_OK) {
+    status = av_names_copy(names, n, (const char *const *)texts);
+  }
   for (int64_t k = 0; k < n; ++k) {
     free(texts[k]);
   }
@@ -119,6 +123,7 @@ static av_status write_history(av_writer *writer, const av_results *results) {
   if (n == 0) {
     return AV_OK; /* an applied model: nothing was trained */
   }
+  _Static_assert(sizeof(av_epoch) == AV_HISTORY_COLUMNS * sizeof(double), "read as one line");
   double *values = av_malloc((size_t)(n * AV_HISTORY_COLUMNS), sizeof *values);
   av_status status = values == NULL ? av_fail(AV_NOMEM, "out of memory (history)") : AV_OK;
   status = av_agree(results->comm, status);

@@ -19,8 +19,10 @@
 #include "run/results.h"
 #include "run/summary.h"
 #include "train/schedule.h"
+#include "train/stopping.h"
 #include "train/trainer.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -84,9 +86,12 @@ static av_status open_backend(run *r) {
                            &threads, &threads_from));
   AV_TRY(av_backend_open(&r->be, config->runtime.backend, r->comm, threads,
                          config->runtime.reproducible == AV_REPRODUCIBLE_STRICT));
+  char build[AV_BUILD_TEXT];
+  av_build_text(build);
   const av_banner banner = {
       .version = av_version(),
       .revision = av_revision(),
+      .build = build,
       .backend = r->be.ops->name,
       .reproducible = av_config_choice("runtime", "reproducible", config->runtime.reproducible),
       .settings = config->path,
@@ -101,32 +106,20 @@ static av_status read_data(run *r) {
     AV_TRY(av_saved_match(r->comm, &r->loaded, &r->config, &r->dataset));
   }
   AV_TRY(av_split_create(&r->split, r->comm, &r->config, &r->dataset));
+  AV_TRY(av_agree(r->comm, av_stopping_possible(&r->config, r->split.n_validation)));
   const int64_t cells[3] = {r->split.n_train, r->split.n_validation, r->split.n_test};
   AV_TRY(av_report_input(r->comm, &r->config, &r->dataset, cells, stdout));
   return av_writer_preflight(r->comm, &r->config,
                              av_results_bytes(&r->config, r->dataset.n_cells, r->dataset.n_genes));
 }
 
-/* max_epochs from the number of cells if not given, and a warning if the KL term never counts
- * fully. */
+/* max_epochs from the number of cells if not given. */
 static void settle_epochs(run *r) {
   av_config *config = &r->config;
   if (!config->train.max_epochs_given) {
     config->train.max_epochs = av_default_epochs(r->dataset.n_cells);
   }
-  const int64_t last = config->train.max_epochs - 1;
-  if (last < 0) {
-    return;
-  }
-  const int64_t steps = av_steps_per_epoch(r->split.n_train, config->train.batch_size);
-  const double weight = av_kl_weight(config, last, (last + 1) * steps - 1);
-  if (weight < config->train.max_kl_weight) {
-    av_warn(
-        "KL warm-up does not finish: the last epoch has kl_weight %.3g of %g; lower "
-        "train.n_epochs_kl_warmup "
-        "(half of max_epochs = %lld is a good choice)",
-        weight, config->train.max_kl_weight, (long long)((last + 1) / 2));
-  }
+  av_warn_short_warmup(config, config->train.max_epochs, r->split.n_train);
 }
 
 static av_status make_model(run *r) {
@@ -191,6 +184,33 @@ static av_trainer trainer_of(run *r) {
                       .observer = {.context = r, .step = watch_step, .epoch = watch_epoch}};
 }
 
+/* A loaded model that is not trained further: it stays as it is. */
+static bool is_applied(const run *r) {
+  return r->config.model.load != NULL && r->config.train.max_epochs == 0;
+}
+
+static bool all_finite(int64_t n, const double *values) {
+  for (int64_t i = 0; i < n; ++i) {
+    if (!isfinite(values[i])) {
+      return false;
+    }
+  }
+  return true;
+}
+
+/* What the last step of all did shows in no training loss any more. */
+static av_status check_values(const run *r) {
+  const av_layout *layout = av_vae_layout(r->vae);
+  if (all_finite(layout->n_params, r->values.params) &&
+      all_finite(layout->n_running, r->values.running)) {
+    return AV_OK;
+  }
+  return av_fail(AV_NUMERIC,
+                 "training failed: the model holds values that are not finite; try a smaller "
+                 "train.lr (now %g)",
+                 r->config.train.lr);
+}
+
 static av_status fit(run *r) {
   const av_trainer trainer = trainer_of(r);
   AV_TRY(av_progress_begin(&r->progress, r->comm, r->config.runtime.progress, 1,
@@ -198,10 +218,12 @@ static av_status fit(run *r) {
   const av_status status = av_train(&trainer, &r->history);
   av_progress_end(&r->progress);
   AV_TRY(status);
-  return av_agree(r->comm, av_vae_get_values(r->vae, r->values.params, r->values.running));
+  AV_TRY(av_agree(r->comm, av_vae_get_values(r->vae, r->values.params, r->values.running)));
+  return av_agree(r->comm, check_values(r));
 }
 
-/* Loadings with their sign rule, for the linear decoder; the model's own weights follow. */
+/* Loadings for the linear decoder, after training with their sign rule, which the model's own
+ * weights follow. */
 static av_status read_factors(run *r) {
   const av_layout *layout = av_vae_layout(r->vae);
   r->mean_rho = av_calloc((size_t)layout->spec.n_genes, sizeof *r->mean_rho);
@@ -211,9 +233,11 @@ static av_status read_factors(run *r) {
                          : AV_OK;
   AV_TRY(av_agree(r->comm, status));
   AV_TRY(av_posterior_summary(&r->posterior, r->mean_rho, r->z_variance));
-  av_factors_fix_signs(layout, r->values.running, r->mean_rho, r->values.params);
-  status = av_vae_set_values(r->vae, r->values.params, r->values.running);
-  av_vae_begin_inference(r->vae);
+  if (!is_applied(r)) {
+    av_factors_fix_signs(layout, r->values.running, r->mean_rho, r->values.params);
+    status = av_vae_set_values(r->vae, r->values.params, r->values.running);
+    av_vae_begin_inference(r->vae);
+  }
   if (status == AV_OK) {
     status = av_factors_create(&r->factors, layout, r->values.params, r->values.running,
                                r->mean_rho, r->z_variance);
@@ -227,19 +251,23 @@ static av_status prepare_inference(run *r) {
   return r->config.model.linear_decoder ? read_factors(r) : AV_OK;
 }
 
+/* An applied model stays where it is unless another place is given. */
+static bool saves_model(const run *r) { return !is_applied(r) || r->config.output.model_given; }
+
 /* The model first: a disk that fills up in a large matrix must not cost the training. */
 static av_status save_model(run *r) {
-  if (r->config.model.load != NULL && r->config.train.max_epochs == 0 &&
-      !r->config.output.model_given) {
-    return AV_OK; /* an applied model stays where it is */
+  if (!saves_model(r)) {
+    return AV_OK;
   }
   return av_saved_write(r->comm, &r->config, &r->dataset, av_vae_layout(r->vae), &r->values,
                         r->be.bytes[AV_REAL] == sizeof(double));
 }
 
 static av_status write_results(run *r) {
-  char *versions =
-      av_format("atlasvi %s (%s), backend %s", av_version(), av_revision(), r->be.ops->name);
+  char build[AV_BUILD_TEXT];
+  av_build_text(build);
+  char *versions = av_format("atlasvi %s (%s), backend %s, %s", av_version(), av_revision(),
+                             r->be.ops->name, build);
   const av_results results = {.comm = r->comm,
                               .config = &r->config,
                               .dataset = &r->dataset,
@@ -259,8 +287,7 @@ static av_status report(run *r) {
   av_output_file files[2];
   int n = 0;
   files[n++] = (av_output_file){.what = "results", .path = av_results_path(&r->config)};
-  if (r->config.model.load == NULL || r->config.train.max_epochs > 0 ||
-      r->config.output.model_given) {
+  if (saves_model(r)) {
     files[n++] = (av_output_file){.what = "model", .path = r->config.output.model};
   }
   AV_TRY(av_report_outputs(r->comm, n, files, stdout));

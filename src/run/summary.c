@@ -2,9 +2,11 @@
 
 #include "backend/latent.h"
 #include "base/log.h"
+#include "cli/figures.h"
 #include "math/rng.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 /* Genes named in each direction of a factor. */
 enum { TOP_GENES = 6 };
@@ -16,7 +18,9 @@ static void print_genes(const av_dataset *dataset, const av_factors *factors,
   av_factors_top(factors, mean_rho, k, up, n, genes);
   fprintf(out, "  %s", up ? "up:" : "down:");
   for (int64_t i = 0; i < n; ++i) {
-    fprintf(out, " %s", dataset->genes.at[genes[i]]);
+    char *shown = av_printable(dataset->genes.at[genes[i]]);
+    fprintf(out, " %s", shown == NULL ? "?" : shown);
+    free(shown);
   }
 }
 
@@ -49,10 +53,14 @@ av_status av_summary_print(const av_trainer *trainer, const av_history *history,
   if (trainer->comm->rank != 0) {
     return AV_OK;
   }
-  fprintf(out,
-          "\nResult, %lld %s cells: negative ELBO %.2f (reconstruction %.2f, KL %.2f) a cell\n",
-          (long long)n_cells, held_out ? "held-out" : "training", losses[AV_LOSS_NLL] + kl,
-          losses[AV_LOSS_NLL], kl);
+  if (n_cells == 0) {
+    fprintf(out, "\nResult: no cell to evaluate\n");
+  } else {
+    fprintf(out,
+            "\nResult, %lld %s cells: negative ELBO %.2f (reconstruction %.2f, KL %.2f) a cell\n",
+            (long long)n_cells, held_out ? "held-out" : "training", losses[AV_LOSS_NLL] + kl,
+            losses[AV_LOSS_NLL], kl);
+  }
   if (factors->loadings != NULL) {
     print_factors(trainer->dataset, factors, mean_rho, out);
   }

@@ -1,5 +1,7 @@
 #include "train/schedule.h"
 
+#include "base/log.h"
+
 #include <math.h>
 
 int64_t av_default_epochs(int64_t n_cells) {
@@ -22,4 +24,21 @@ double av_kl_weight(const av_config *config, int64_t epoch, int64_t step) {
     return high;
   }
   return low + (high - low) * (double)now / (double)length;
+}
+
+void av_warn_short_warmup(const av_config *config, int64_t n_epochs, int64_t n_train) {
+  if (n_epochs < 1) {
+    return;
+  }
+  const int64_t n_steps = n_epochs * av_steps_per_epoch(n_train, config->train.batch_size);
+  const double weight = av_kl_weight(config, n_epochs - 1, n_steps - 1);
+  if (weight >= config->train.max_kl_weight) {
+    return;
+  }
+  const bool by_step = config->train.n_steps_kl_warmup_given;
+  av_warn(
+      "KL warm-up does not finish: the last epoch has kl_weight %.3g of %g; lower train.%s "
+      "(%lld, half of the %s, is a good choice)",
+      weight, config->train.max_kl_weight, by_step ? "n_steps_kl_warmup" : "n_epochs_kl_warmup",
+      (long long)((by_step ? n_steps : n_epochs) / 2), by_step ? "steps" : "epochs");
 }

@@ -16,4 +16,7 @@ int64_t av_steps_per_epoch(int64_t n_cells, int64_t batch_size);
  * where that is given; then max_kl_weight (model.md section 3). */
 double av_kl_weight(const av_config *config, int64_t epoch, int64_t step);
 
+/* Warns if the KL term does not reach its full weight in `n_epochs` epochs over `n_train` cells. */
+void av_warn_short_warmup(const av_config *config, int64_t n_epochs, int64_t n_train);
+
 #endif

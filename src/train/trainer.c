@@ -2,10 +2,12 @@
 
 #include "backend/latent.h"
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/memory.h"
 #include "math/rng.h"
 #include "train/sampler.h"
 #include "train/schedule.h"
+#include "train/stopping.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -79,7 +81,7 @@ av_status av_evaluate_split(const av_trainer *trainer, int which, av_draw draw, 
   if (status == AV_OK) {
     status = av_vae_take_losses(trainer->vae, losses);
   }
-  for (int i = 0; i < AV_LOSSES; ++i) {
+  for (int i = 0; status == AV_OK && i < AV_LOSSES; ++i) {
     losses[i] = *n_cells > 0 ? losses[i] / (double)*n_cells : NAN;
   }
   be->ops->batch_free(be, batch);
@@ -93,6 +95,7 @@ typedef struct progress {
   int64_t step; /* over the whole run */
   int64_t epoch;
   int64_t cells; /* in this epoch so far */
+  double lr;     /* in this epoch */
   double losses[AV_LOSSES];
 } progress;
 
@@ -109,8 +112,8 @@ static av_status look(const av_trainer *trainer, progress *at) {
         AV_NUMERIC,
         "training failed in epoch %lld: the loss is %s; try a smaller train.lr (now %g) or a "
         "larger train.batch_size (now %lld)",
-        (long long)at->epoch + 1, isnan(sum) ? "not a number" : "infinite",
-        trainer->config->train.lr, (long long)trainer->config->train.batch_size);
+        (long long)at->epoch + 1, isnan(sum) ? "not a number" : "infinite", at->lr,
+        (long long)trainer->config->train.batch_size);
   }
   return AV_OK;
 }
@@ -134,7 +137,7 @@ static av_status train_epoch(const av_trainer *trainer, av_sampler *sampler, av_
     trainer->be->ops->batch_select(trainer->be, batch, n_rows, rows);
     av_vae_step(trainer->vae, batch, n_rows, n_cells, draw,
                 av_kl_weight(config, at->epoch, at->step));
-    const av_adam adam = {.lr = config->train.lr,
+    const av_adam adam = {.lr = at->lr,
                           .beta1 = 0.9,
                           .beta2 = 0.999,
                           .eps = config->train.eps,
@@ -184,34 +187,156 @@ static void fill_line(const av_trainer *trainer, const progress *at, double seco
                      .kl_local_validation = NAN,
                      .validation_loss = NAN,
                      .kl_weight = av_kl_weight(trainer->config, at->epoch, at->step - 1),
-                     .learning_rate = trainer->config->train.lr,
+                     .learning_rate = at->lr,
                      .seconds = seconds,
                      .cells_per_second = cells / (seconds > 0.0 ? seconds : 1e-9)};
   line->train_loss = nll + line->kl_weight * kl_z + kl_l;
 }
 
+/* ---- decisions after an epoch ---- */
+
+typedef struct control {
+  av_stopper stopper;
+  av_plateau plateau;
+  av_best best;
+  double *params, *running; /* of the best epoch; NULL unless keep = best */
+} control;
+
+static void control_free(control *c) {
+  free(c->params);
+  free(c->running);
+  *c = (control){0};
+}
+
+static av_status control_create(const av_trainer *trainer, control *c) {
+  const av_config *config = trainer->config;
+  *c = (control){.stopper = av_stopper_from(config),
+                 .plateau = av_plateau_from(config),
+                 .best = av_best_from(config)};
+  if (config->train.keep == AV_KEEP_BEST) {
+    const av_layout *layout = av_vae_layout(trainer->vae);
+    c->params = av_calloc((size_t)layout->n_params, sizeof *c->params);
+    c->running = av_calloc((size_t)layout->n_running, sizeof *c->running);
+    if (c->params == NULL || c->running == NULL) {
+      return av_fail(AV_NOMEM, "out of memory (parameters of the best epoch)");
+    }
+  }
+  return AV_OK;
+}
+
+static double monitored(const av_epoch *line, int monitor) {
+  const double values[] = {line->elbo_validation,     line->reconstruction_loss_validation,
+                           line->kl_local_validation, line->validation_loss,
+                           line->elbo_train,          line->reconstruction_loss_train,
+                           line->kl_local_train,      line->train_loss};
+  return values[monitor];
+}
+
+static const char *checks_text(int64_t n) { return n == 1 ? "check" : "checks"; }
+
+static void say_stopped(const av_config *config, const av_stopper *stopper, int64_t epoch,
+                        double value) {
+  const char *name =
+      av_config_choice("train", "early_stopping_monitor", config->train.early_stopping_monitor);
+  if (!isfinite(value)) {
+    av_warn("stopped early after epoch %lld: %s is not finite", (long long)epoch, name);
+  } else {
+    av_say(
+        "stopped early after epoch %lld: %s has not improved for %lld %s; best %.6g in epoch "
+        "%lld",
+        (long long)epoch, name, (long long)stopper->waited, checks_text(stopper->waited),
+        stopper->best, (long long)stopper->best_epoch);
+  }
+  av_log_event("early_stopping", "epoch", "i", epoch, "monitor", "s", name, "value", "d", value,
+               "best", "d", stopper->best, "best_epoch", "i", stopper->best_epoch, NULL);
+}
+
+static void say_lowered(const av_config *config, const av_plateau *plateau, int64_t epoch) {
+  const char *name =
+      av_config_choice("train", "lr_scheduler_metric", config->train.lr_scheduler_metric);
+  av_say("learning rate lowered to %.6g after epoch %lld: %s has not improved for %lld %s",
+         plateau->lr, (long long)epoch, name, (long long)plateau->patience + 1,
+         checks_text(plateau->patience + 1));
+  av_log_event("learning_rate", "epoch", "i", epoch, "metric", "s", name, "learning_rate", "d",
+               plateau->lr, NULL);
+}
+
+/* What follows from an epoch that is over: its parameters kept if they are the best, the next
+ * epoch's learning rate, whether to stop. Every rank decides from rank 0's line. Collective. */
+static av_status decide(const av_trainer *trainer, control *c, bool validated, progress *at,
+                        av_epoch *line, bool *stop) {
+  const av_config *config = trainer->config;
+  const int64_t epoch = at->epoch + 1;
+  *stop = false;
+  if (!config->train.early_stopping && !config->train.reduce_lr_on_plateau && c->params == NULL) {
+    return AV_OK;
+  }
+  AV_TRY(av_bcast(trainer->comm, line, (int64_t)sizeof *line));
+  const double value = monitored(line, config->train.early_stopping_monitor);
+  const bool is_check = av_monitor_checks(config->train.early_stopping_monitor, validated);
+  if (c->params != NULL && is_check && av_best_check(&c->best, epoch, value)) {
+    AV_TRY(av_agree(trainer->comm, av_vae_get_values(trainer->vae, c->params, c->running)));
+  }
+  if (epoch == config->train.max_epochs) {
+    return AV_OK;
+  }
+  if (config->train.early_stopping && is_check) {
+    *stop = av_stopper_check(&c->stopper, epoch, value);
+    if (*stop) {
+      say_stopped(config, &c->stopper, epoch, value);
+      return AV_OK;
+    }
+  }
+  if (config->train.reduce_lr_on_plateau && validated &&
+      av_plateau_check(&c->plateau, monitored(line, config->train.lr_scheduler_metric))) {
+    at->lr = c->plateau.lr;
+    say_lowered(config, &c->plateau, epoch);
+  }
+  return AV_OK;
+}
+
+/* Back to the best epoch's parameters. */
+static av_status restore_best(const av_trainer *trainer, const control *c) {
+  const char *name = av_config_choice("train", "early_stopping_monitor",
+                                      trainer->config->train.early_stopping_monitor);
+  if (c->best.epoch == 0) {
+    av_warn("keep = best: %s was never finite; the parameters are those of the last epoch", name);
+    return AV_OK;
+  }
+  av_say("kept the parameters of epoch %lld: %s %.6g", (long long)c->best.epoch, name,
+         c->best.value);
+  av_log_event("kept", "epoch", "i", c->best.epoch, "monitor", "s", name, "value", "d",
+               c->best.value, NULL);
+  return av_agree(trainer->comm, av_vae_set_values(trainer->vae, c->params, c->running));
+}
+
+/* ---- the loop ---- */
+
 static av_status run_epochs(const av_trainer *trainer, av_sampler *sampler, av_batch *batch,
-                            av_history *history) {
+                            control *c, av_history *history) {
   const av_config *config = trainer->config;
   const int64_t n_epochs = config->train.max_epochs;
   const int64_t every =
       config->train.check_val_every_n_epoch_given ? config->train.check_val_every_n_epoch : 1;
-  progress at = {0};
-  for (at.epoch = 0; at.epoch < n_epochs; ++at.epoch) {
+  bool stop = false;
+  progress at = {.lr = config->train.lr};
+  for (at.epoch = 0; at.epoch < n_epochs && !stop; ++at.epoch) {
     av_epoch *line = &history->epochs[at.epoch];
     const double start = av_clock();
     AV_TRY(train_epoch(trainer, sampler, batch, &at));
     fill_line(trainer, &at, av_clock() - start, line);
-    if (trainer->split->n_validation > 0 &&
-        ((at.epoch + 1) % every == 0 || at.epoch + 1 == n_epochs)) {
+    const bool validated = trainer->split->n_validation > 0 &&
+                           ((at.epoch + 1) % every == 0 || at.epoch + 1 == n_epochs);
+    if (validated) {
       AV_TRY(validate(trainer, at.epoch, line));
     }
     history->n_epochs = at.epoch + 1;
     if (trainer->observer.epoch != NULL) {
       trainer->observer.epoch(trainer->observer.context, at.epoch, line);
     }
+    AV_TRY(decide(trainer, c, validated, &at, line, &stop));
   }
-  return AV_OK;
+  return c->params != NULL && n_epochs > 0 ? restore_best(trainer, c) : AV_OK;
 }
 
 av_status av_train(const av_trainer *trainer, av_history *history) {
@@ -219,6 +344,7 @@ av_status av_train(const av_trainer *trainer, av_history *history) {
   av_backend *be = trainer->be;
   av_sampler *sampler = NULL;
   av_batch *batch = NULL;
+  control c = {0};
   *history = (av_history){0};
   AV_TRY(av_sampler_create(&sampler, comm, trainer->dataset, trainer->split,
                            trainer->config->train.batch_size,
@@ -229,10 +355,14 @@ av_status av_train(const av_trainer *trainer, av_history *history) {
     status = av_fail(AV_NOMEM, "out of memory (history of %lld epochs)",
                      (long long)trainer->config->train.max_epochs);
   }
+  if (status == AV_OK) {
+    status = control_create(trainer, &c);
+  }
   status = av_agree(comm, status);
   if (status == AV_OK) {
-    status = run_epochs(trainer, sampler, batch, history);
+    status = run_epochs(trainer, sampler, batch, &c, history);
   }
+  control_free(&c);
   be->ops->batch_free(be, batch);
   av_sampler_free(&sampler);
   return status;

@@ -50,8 +50,9 @@ typedef struct av_trainer {
 /* Rows that one pass of training or inference may have on this rank. */
 int64_t av_trainer_rows(const av_config *config, int64_t n_local);
 
-/* Trains for config->train.max_epochs epochs. A loss that is not finite: AV_NUMERIC, naming epoch
- * and what to try. Collective. */
+/* Trains for config->train.max_epochs epochs, fewer (history->n_epochs) when early stopping ends
+ * it. The model is left with the parameters that train.keep says. A loss that is not finite:
+ * AV_NUMERIC, naming epoch and what to try. Collective. */
 av_status av_train(const av_trainer *trainer, av_history *history);
 
 /* Mean losses over the cells whose split is `which`, with one draw of z and l each (draw.epoch

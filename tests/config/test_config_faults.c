@@ -23,10 +23,9 @@ static void unknown_words(void **state) {
                 "output, runtime\n"
                 "run.ini:4: [data] inputs: unknown key; did you mean input?");
   /* keys of features that do not exist yet are unknown, not ignored */
-  expect_faults(
-      "[train]\nearly_stopping_warmup_epochs = 1\n",
-      "run.ini:2: [train] early_stopping_warmup_epochs: unknown key; \"atlasvi help\" lists "
-      "them all");
+  expect_faults("[train]\npolyak_averaging_horizon = 1\n",
+                "run.ini:2: [train] polyak_averaging_horizon: unknown key; \"atlasvi help\" lists "
+                "them all");
 }
 
 static void duplicates(void **state) {

@@ -113,7 +113,7 @@ static void bad_files(void **state) {
       "[data]\nsubset_genes = @absent.txt\n",
       "run.ini:2: [data] subset_genes: cannot open absent.txt: No such file or directory");
   expect_faults("[data]\nsubset_genes = @.\n",
-                "run.ini:2: [data] subset_genes: cannot read .: Is a directory");
+                "run.ini:2: [data] subset_genes: . is a directory, not a file");
   write_file("genes.txt", "\n \n", 3);
   expect_faults("[data]\nsubset_genes = @genes.txt\n",
                 "run.ini:2: [data] subset_genes: genes.txt has no entries");

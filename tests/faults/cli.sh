@@ -105,6 +105,7 @@ expect 'inspect without a file' 64 '' 'error: inspect' "$ATLASVI" inspect
 expect 'inspect of two files' 64 '' 'error: b\.h5ad' "$ATLASVI" inspect a.h5ad b.h5ad
 expect 'simulate without a file' 64 '' 'error: simulate' "$ATLASVI" simulate
 expect 'absent INI' 66 '' 'error: .*absent\.ini' "$ATLASVI" "$folder/absent.ini"
+expect 'check of a folder' 66 '' 'error: .* is a directory' "$ATLASVI" check "$folder"
 expect 'check of an absent INI' 66 '' 'error: .*absent\.ini' "$ATLASVI" check "$folder/absent.ini"
 
 expect 'simulate' 0 'sim\.h5ad' '' \
@@ -139,27 +140,50 @@ before=$(ls -A "$folder")
 expect 'check' 0 'n_latent *= *3' '' "$ATLASVI" check "$folder/run.ini"
 holds 'check: settings not given too' 'batch_size *= *128'
 holds 'check: cells' '^ *cells +300$'
+holds 'check: split' '^ *split +270 to train, 30 to validate, 0 to test'
 holds 'check: genes' '^ *genes used +60 of 60$'
 expect 'check --ranks' 0 '^Plan for 4 rank' '' "$ATLASVI" check "$folder/run.ini" --ranks 4
 holds 'check: cells per rank' '^ *cells per rank +7[0-9] to 7[0-9]$'
 holds 'check: memory' '^ *memory per rank .*[0-9] [KMG]iB'
 holds 'check: bytes written' '^ *to be written +[0-9].* to .*out\.h5ad'
+plain=$(sed -n 's/^ *to be written *\([0-9]*\).*/\1/p' "$folder/out")
 holds 'check: free space' '^ *free there +[0-9].* it fits'
 holds 'check: shards' '^ *virtual shards +300$'
 holds 'check: it promises to change nothing' '^Nothing was changed'
 expect 'check --ranks of many' 0 '^Plan for 1,?000 rank' '' \
   "$ATLASVI" check "$folder/run.ini" --ranks 1000
+holds 'check: memory of a rank does not grow with their number' \
+  '^ *memory per rank +at most 2[0-9][0-9]\.[0-9] MiB'
 expect 'check --ranks=2' 0 '^Plan for 2 rank' '' "$ATLASVI" check "$folder/run.ini" --ranks=2
 expect 'check --ranks 0' 64 '' 'error: --ranks 0' "$ATLASVI" check "$folder/run.ini" --ranks 0
 expect 'check --ranks x' 64 '' 'error: --ranks x' "$ATLASVI" check "$folder/run.ini" --ranks x
 expect 'check with an override' 0 'n_latent *= *5' '' \
   "$ATLASVI" check "$folder/run.ini" model.n_latent=5
+expect 'check of too many training cells' 78 '' 'train_size: 301 training cells' \
+  "$ATLASVI" check "$folder/run.ini" train.train_size=301
+expect 'check of a split column that is none' 65 '' 'obs/label: holds "type_0" and [0-9]+ more where' \
+  "$ATLASVI" check "$folder/run.ini" train.split_key=label
+expect 'check: warm-up in epochs' 0 'max_epochs = 2' 'train.n_epochs_kl_warmup .1, half of the epochs' \
+  "$ATLASVI" check "$folder/run.ini" train.n_epochs_kl_warmup=9
+sed '/n_epochs_kl_warmup/d' "$folder/run.ini" >"$folder/steps.ini"
+expect 'check: warm-up in steps' 0 'max_epochs = 2' 'train.n_steps_kl_warmup .3, half of the steps' \
+  "$ATLASVI" check "$folder/steps.ini" train.n_steps_kl_warmup=90
+rm "$folder/steps.ini"
+expect 'check of a copy' 0 '^ *to be written' '' "$ATLASVI" check "$folder/run.ini" output.mode=copy
+copied=$(sed -n 's/^ *to be written *\([0-9]*\).*/\1/p' "$folder/out")
+checks=$((checks + 1))
+size=$(($(wc -c <"$folder/sim.h5ad") / 1024))
+if [ $((copied - plain)) -lt $((size - 1)) ] || [ $((copied - plain)) -gt $((size + 1)) ]; then
+  echo "FAIL check of a copy: $copied KiB, without the input's $size KiB $plain KiB"
+  failures=$((failures + 1))
+fi
 expect 'check on 2 ranks' 0 '^Plan for 2 rank' '' $(mpi 2) check "$folder/run.ini"
 if [ "$before" != "$(ls -A "$folder")" ]; then
   echo "FAIL check changed its folder: $(ls -A "$folder")"
   failures=$((failures + 1))
 fi
 expect 'run' 0 'n_latent|epoch' '' $(mpi 2) "$folder/run.ini" runtime.progress=lines
+holds 'run: build' '^ *build +.*Open MPI.*HDF5 [0-9.]+.*BLAS'
 holds 'run: a line an epoch' 'epoch +2/2'
 if [ ! -s "$folder/out.h5ad" ] || [ ! -s "$folder/out.model.h5" ]; then
   echo "FAIL run wrote no results or no model: $(ls -A "$folder")"

@@ -74,6 +74,12 @@ def main():
         result = ar.run(["check", scene.ini(place, problem)])
         scene.judge("check of %s" % problem, ar.fault_of(
             result, 66 if "absent" in str(problem) else 65, "h5ad"), result)
+    # `check` reads a sample of the values: what a run would refuse is warned of, counts are not.
+    for name, wanted in (("counts.h5ad", 0), ("normalised.h5ad", 1)):
+        result = ar.run(["check", scene.ini(scene.new_folder(), {file: scene.path(name)})])
+        found = [line for line in result.lines("warning") if "X does not look like counts" in line]
+        scene.judge("check of the values of %s" % name, None if result.code == 0 and len(found) == wanted
+                    else "%d warnings" % len(found), result)
     scene.finish()
 
 

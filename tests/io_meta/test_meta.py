@@ -506,7 +506,7 @@ def test_split():
     for key in ("text", "cat"):
         fine("split " + key, meta("split.h5ad", "train.split_key=" + key), split=expected[which])
     refused("split words", meta("split.h5ad", "train.split_key=odd"), 65,
-            r'obs/odd: holds "dev", "eval" where only train')
+            r'obs/odd: holds "dev" and 1 more where only train')
     refused("split gap", meta("split.h5ad", "train.split_key=gap"), 65, "row 2 has no value")
 
 
