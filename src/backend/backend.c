@@ -22,22 +22,32 @@ static av_status check_complete(const av_backend_ops *ops) {
   return AV_OK;
 }
 
-av_status av_backend_open(av_backend *be, int choice, const av_comm *comm, int threads,
-                          bool strict) {
-  const av_backend_ops *ops = NULL;
+/* The operations of a backend; NULL if it is not in this build. */
+static const av_backend_ops *find(int choice) {
   switch (choice) {
     case AV_BACKEND_AUTO:
     case AV_BACKEND_CPU:
-      ops = &av_backend_cpu;
-      break;
+      return &av_backend_cpu;
     case AV_BACKEND_REFERENCE:
-      ops = &av_backend_reference;
-      break;
+      return &av_backend_reference;
     default:
-      return av_fail(AV_NODEVICE,
-                     "[runtime] backend = cuda: this build has no CUDA; the backends in it are %s",
-                     av_backend_names());
+      return NULL;
   }
+}
+
+av_status av_backend_available(int choice) {
+  if (find(choice) != NULL) {
+    return AV_OK;
+  }
+  return av_fail(AV_NODEVICE,
+                 "[runtime] backend = cuda: this build has no CUDA; the backends in it are %s",
+                 av_backend_names());
+}
+
+av_status av_backend_open(av_backend *be, int choice, const av_comm *comm, int threads,
+                          bool strict) {
+  AV_TRY(av_backend_available(choice));
+  const av_backend_ops *ops = find(choice);
   AV_TRY(check_complete(ops));
   *be = (av_backend){.ops = ops, .comm = comm, .threads = threads, .strict = strict};
   return av_agree(comm, ops->open(be));

@@ -249,6 +249,10 @@ struct av_backend {
   void *state;            /* the backend's own */
 };
 
+/* AV_OK if the backend `choice` (AV_BACKEND_* of config.h) is in this build, else AV_NODEVICE in
+ * one line. Not collective. */
+av_status av_backend_available(int choice);
+
 /* Opens the backend `choice` (AV_BACKEND_* of config.h; auto = cpu). `strict` needs cpu. A backend
  * that is not in this build or has no device: AV_NODEVICE, in one line. Collective. */
 av_status av_backend_open(av_backend *be, int choice, const av_comm *comm, int threads,

@@ -282,15 +282,22 @@ av_status av_report_model(const av_comm *comm, const av_config *config, const av
     fact(out, "parameters", "%s", av_count_text(&a, facts->n_parameters));
   }
   print_fit(config, facts, out);
+  if (facts->output != NULL) {
+    char *path = av_printable(facts->output);
+    fact(out, "output", "%s of matrices to %s", av_bytes_text(&a, (double)facts->output_bytes),
+         path == NULL ? "" : path);
+    free(path);
+  }
   fputc('\n', out);
   fflush(out);
-  av_log_event(
-      "model", "model", "s", kind, "genes", "i", facts->n_genes, "batches", "i", facts->n_batches,
-      "n_hidden", "i", config->model.n_hidden, "n_layers", "i", config->model.n_layers, "n_latent",
-      "i", config->model.n_latent, "gene_likelihood", "s", likelihood, "dispersion", "s",
-      dispersion, "library", "s", library, "parameters", "i", facts->n_parameters, "bytes", "i",
-      facts->bytes, "epochs", "i", facts->n_epochs, "steps", "i", facts->n_steps, "batch_size", "i",
-      config->train.batch_size, "lr", "d", config->train.lr, "seed", "i", config->train.seed, NULL);
+  av_log_event("model", "model", "s", kind, "genes", "i", facts->n_genes, "batches", "i",
+               facts->n_batches, "n_hidden", "i", config->model.n_hidden, "n_layers", "i",
+               config->model.n_layers, "n_latent", "i", config->model.n_latent, "gene_likelihood",
+               "s", likelihood, "dispersion", "s", dispersion, "library", "s", library,
+               "parameters", "i", facts->n_parameters, "bytes", "i", facts->bytes, "epochs", "i",
+               facts->n_epochs, "output_bytes", "i", facts->output_bytes, "steps", "i",
+               facts->n_steps, "batch_size", "i", config->train.batch_size, "lr", "d",
+               config->train.lr, "seed", "i", config->train.seed, NULL);
   return AV_OK;
 }
 

@@ -40,7 +40,9 @@ typedef struct av_model_facts {
   int64_t n_parameters; /* trained numbers */
   int64_t bytes;        /* of parameters, gradients and optimizer on each rank; 0: not known */
   int64_t n_epochs;
-  int64_t n_steps; /* minibatches an epoch */
+  int64_t n_steps;      /* minibatches an epoch */
+  int64_t output_bytes; /* of the large matrices that will be written */
+  const char *output;   /* where they go */
 } av_model_facts;
 av_status av_report_model(const av_comm *comm, const av_config *config, const av_model_facts *facts,
                           FILE *out);

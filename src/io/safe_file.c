@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "io/h5.h"
+#include "io/unfinished.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -204,6 +205,9 @@ av_status av_safe_file_begin(av_safe_file *file, const char *path, bool overwrit
   if (status == AV_OK) {
     status = create_temporary(file);
   }
+  if (status == AV_OK) {
+    av_unfinished_add(file->temporary);
+  }
   if (status != AV_OK) {
     av_safe_file_discard(file);
   }
@@ -395,6 +399,7 @@ av_status av_safe_file_commit(av_safe_file *file) {
                            : av_fail(AV_CANTCREATE, "%s: cannot be created: rename: %s", file->path,
                                      strerror(errno));
   }
+  av_unfinished_drop(file->temporary);
   free(file->temporary);
   file->temporary = NULL;
   const av_status status = sync_directory(file->path);
@@ -405,6 +410,7 @@ av_status av_safe_file_commit(av_safe_file *file) {
 void av_safe_file_discard(av_safe_file *file) {
   if (file->temporary != NULL) {
     unlink(file->temporary);
+    av_unfinished_drop(file->temporary);
   }
   free(file->temporary);
   free(file->path);

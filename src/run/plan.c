@@ -1,4 +1,5 @@
 /* `atlasvi check`: everything but reading counts and fitting. */
+#include "backend/backend.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "cli/figures.h"
@@ -189,6 +190,7 @@ static av_status warn_values(const av_comm *comm, const av_config *config) {
 
 static av_status check_all(const av_comm *comm, av_config *config, av_model_file *loaded,
                            av_dataset *dataset, av_input_plan *input, int64_t n_ranks) {
+  AV_TRY(av_backend_available(config->runtime.backend));
   if (config->model.load != NULL) {
     AV_TRY(av_model_file_read(comm, config->model.load, loaded));
     AV_TRY(av_agree(comm, av_saved_apply_settings(loaded, config)));

@@ -148,6 +148,8 @@ static av_status make_model(run *r) {
       .n_parameters = layout.n_trained,
       .bytes = layout.n_params * (int64_t)(3 * r->be.bytes[AV_REAL] + r->be.bytes[AV_GRAD]),
       .n_epochs = config->train.max_epochs,
+      .output_bytes = av_results_bytes(config, r->dataset.n_cells, spec.n_genes),
+      .output = av_results_path(config),
       .n_steps = av_steps_per_epoch(r->split.n_train, config->train.batch_size)};
   av_layout_free(&layout);
   AV_TRY(status);

@@ -56,7 +56,7 @@ def main():
                if subprocess.run([ATLASVI, "help", key], capture_output=True).returncode != 0]
     if unknown:
         sys.exit(f"README.md names unknown keys: {', '.join(unknown)}")
-    print(f"README.md agrees: {settings.count(chr(10))} lines of settings, {len(keys)} keys, "
+    print(f"README.md agrees: {settings.count(chr(10))} lines of settings, {len(keys)} keys named, "
           f"{len(paths_named(text))} paths")
 
 

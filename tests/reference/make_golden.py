@@ -9,10 +9,10 @@ Pinned: scvi-tools 1.4.2, torch 2.5.1 (other versions are refused; numpy of any 
 test_golden.c reads the file; nobody needs scvi-tools to run it.
 
 What differs from scvi-tools as its users run it:
-  * modules are converted to float64; where scvi-tools casts to float32 (the one-hot codes that choose
-    the dispersion and the library prior, the prior's buffers) `.float()` is made to keep float64;
-  * the noise of z and l comes from the same counters as in atlasvi (Philox4x32-10, Box-Muller), put in
-    the place of torch's generator in Normal.rsample;
+  * modules are converted to float64; where scvi-tools casts to float32 (the one-hot codes that
+    choose the dispersion and the library prior, the prior's buffers) `.float()` keeps float64;
+  * the noise of z and l comes from the same counters as in atlasvi (Philox4x32-10, Box-Muller),
+    put in the place of torch's generator in Normal.rsample;
   * dropout_rate = 0: torch's masks have no counters.
 Starting values are random with three decimals, and also BatchNorm's weights, biases and running
 statistics differ from 1 and 0, so that no term drops out.
@@ -26,7 +26,8 @@ configuration does not use are left out):
                minibatch (loss: mean over its cells; new noise each step) minus `start`
   evaluation   the losses after 5 steps in evaluation mode, with one draw
   outputs      after 5 steps, evaluation mode, z and l at their means: mean and variance of q(z) and
-               q(l), rho, mu, theta ((G), or (cells, G) with gene-batch), pi (ZINB), loadings (LDVAE)
+               q(l), rho, mu, theta ((G), or (cells, G) with gene-batch), pi (ZINB), loadings
+               (LDVAE)
 """
 
 import json
