@@ -34,10 +34,11 @@ static void watch_signals(void) {
 }
 
 void av_unfinished_add(const char *path) {
+  const size_t bytes = strlen(path) + 1;
   watch_signals();
   for (int i = 0; i < SLOTS; ++i) {
-    if (!used[i] && strlen(path) < PATH_MAX) {
-      strcpy(names[i], path);
+    if (!used[i] && bytes <= sizeof names[i]) {
+      memcpy(names[i], path, bytes);
       used[i] = true;
       return;
     }

@@ -6,7 +6,7 @@ static MPI_Request *next_request(av_backend *be) {
   av_cpu *cpu = av_cpu_of(be);
   if (cpu->n_requests == cpu->max_requests) {
     const int wanted = 2 * cpu->max_requests + 16;
-    MPI_Request *grown = av_realloc(cpu->request, (size_t)wanted, sizeof *grown);
+    MPI_Request *grown = av_realloc(cpu->request, (size_t)wanted, sizeof(MPI_Request));
     if (grown == NULL) {
       av_cpu_require(be, av_fail(AV_NOMEM, "out of memory (%d messages)", wanted));
     }

@@ -46,7 +46,8 @@ void av_cpu_moments(av_backend *be, const av_batch *batch, int64_t n, const av_r
   }
 }
 
-/* Mean and 1/sigma of every column as floats: in space (2, n), or from running statistics. */
+/* Mean and 1/sigma of every column as floats, from the moments of the minibatch when training (and
+ * always where no running statistics are given, as on the way back), else from running ones. */
 static av_norm_columns prepare(av_backend *be, const av_norm *norm, const double *moments,
                                const float *running, const float *gamma, const float *beta) {
   const int64_t n = norm->n;
@@ -54,7 +55,7 @@ static av_norm_columns prepare(av_backend *be, const av_norm *norm, const double
   for (int64_t j = 0; j < n; ++j) {
     double mean = 0.0;
     double variance = 0.0;
-    if (norm->training) {
+    if (norm->training || running == NULL) {
       av_batch_moments(moments, n, j, norm->n_cells, &mean, &variance);
     } else {
       mean = (double)running[j];
