@@ -61,3 +61,15 @@ void av_backend_close(av_backend *be) {
 }
 
 const char *av_backend_names(void) { return "cpu, reference"; }
+
+int64_t av_fold_stats_size(const av_design *design, int64_t n_in, int64_t n_onehot) {
+  const int64_t columns = n_onehot > 0 ? n_onehot : 1;
+  int64_t size = columns * (1 + n_in) + n_in * n_in;
+  for (int64_t f = 0; n_onehot > 0 && f < design->n_factors; ++f) {
+    for (int64_t other = f + 1; other < design->n_factors; ++other) {
+      size += (design->first[f + 1] - design->first[f]) *
+              (design->first[other + 1] - design->first[other]);
+    }
+  }
+  return size;
+}

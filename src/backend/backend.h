@@ -6,7 +6,8 @@
  * will live in gpu/. The same tests run on each.
  *
  * Letters (as everywhere): B cells of the global minibatch that this rank holds, Bg of all ranks, G
- * genes, S batches, K latent dimensions, n and m widths. Matrices are row-major. Weights are stored
+ * genes, S batches, K latent dimensions, O one-hot columns and C continuous covariates of
+ * dataset->design, n and m widths. Matrices are row-major. Weights are stored
  * input-major, (in, out), so that a gene's or a category's row is contiguous.
  *
  * Three kinds of array, opaque to the model (incomplete types: only a backend can look inside):
@@ -60,10 +61,15 @@ typedef struct av_draw {
       purpose; /* AV_DRAW_LATENT when training, AV_DRAW_POSTERIOR after; dropout uses its own */
 } av_draw;
 
-/* BatchNorm (eps 1e-3, momentum 0.01) + ReLU + dropout on (B, n). */
+/* BatchNorm (eps 1e-3, momentum 0.01) + LayerNorm (eps 1e-5, no weights) + ReLU + dropout on (B,
+ * n).
+ */
 typedef struct av_norm {
   int64_t n;
-  bool training; /* minibatch moments, running statistics updated, dropout; else running ones */
+  bool training;   /* minibatch moments, running statistics updated, dropout; else running ones */
+  bool batch_norm; /* false: moments, gamma, beta, running and sums are not touched, may be NULL */
+  bool layer_norm; /* each block of n / blocks columns of a cell by itself */
+  int64_t blocks;  /* layers that lie side by side: 1 or 2 */
   bool relu;
   double dropout; /* probability; 0 for none */
   uint32_t layer; /* tells the draws of different layers apart */
@@ -74,40 +80,47 @@ typedef struct av_norm {
 /* The latent draw. */
 typedef struct av_latent {
   int64_t n_latent;
-  bool latent_library; /* l is drawn from its own posterior; else the observed log library */
-  bool sample;         /* draw; false: z = mean, l = mean */
+  int64_t stride;      /* of rows of z and dz: K + C; columns K on are continuous covariates */
+  bool simplex;        /* z = softmax of the draw (latent_distribution = ln) */
+  bool latent_library; /* l is drawn from its own posterior; else av_log_size */
+  bool sample;         /* draw; false: z from the mean, l = mean */
   double kl_weight;    /* of KL(z), for the gradient */
   av_draw draw;
 } av_latent;
 
-/* One output head of the decoder: logits (B, G) = [x, one-hot(batch)] w + c. */
+/* One output head of the decoder: logits (B, G) = [x, one-hot] w + c. */
 typedef struct av_head {
   const av_real *w; /* (in + n_onehot, G) */
-  const av_real *c; /* (G) */
+  const av_real *c; /* (G); NULL for 0 */
   av_grad *dw;      /* (in + n_onehot, G); NULL without gradients */
-  av_grad *dc;      /* (G) */
+  av_grad *dc;      /* (G); NULL without gradients or without c */
 } av_head;
 
 /* Decoder and likelihood in one pass. */
 typedef struct av_decode {
   int likelihood;       /* AV_LIKELIHOOD_* of config.h */
+  int dispersion;       /* AV_DISPERSION_* of config.h */
+  bool softplus;        /* rho = softplus(logit), with size factors; else softmax over genes */
   int64_t n_genes;      /* G */
   int64_t n_in;         /* width of x */
-  int64_t n_onehot;     /* S, or 0: x is followed by no one-hot */
-  int64_t n_dispersion; /* rows of px_r: 1 or S (row = the cell's batch) */
-  av_head scale;        /* rho = softmax over genes */
+  int64_t n_onehot;     /* O: x is followed by the one-hot block; 0: it is not */
+  int64_t n_dispersion; /* rows of px_r: 1, or batches, or labels (the row is the cell's) */
+  av_head scale;        /* rho */
   av_head dropout;      /* zero-inflation logits; used by ZINB only */
-  const av_real *px_r;  /* (n_dispersion, G): theta = exp(px_r); unused by Poisson */
+  av_head px_r_head;    /* px_r of each cell; used by gene-cell only (not by Poisson) */
+  const av_real *px_r;  /* (n_dispersion, G): theta = exp(px_r); unused by Poisson and gene-cell */
   av_grad *dpx_r;       /* (n_dispersion, G); NULL without gradients */
 } av_decode;
 
 /* A linear layer to G genes followed by BatchNorm over cells, folded into one affine map (model.md
  * section 5): logits = [z, one-hot] A + c. */
 typedef struct av_fold {
+  const av_design *design;         /* the factors behind the one-hot columns */
   int64_t n_genes, n_in, n_onehot; /* D = n_in + n_onehot */
   bool training;                   /* moments of the minibatch; else running ones */
   int64_t n_cells;                 /* Bg */
   const av_real *w;                /* (D, G) */
+  const av_real *bias;             /* (G), added before BatchNorm; NULL for 0 */
   const av_real *gamma;            /* (G) */
   const av_real *beta;             /* (G) */
   av_real *running;                /* (2, G): mean, variance */
@@ -116,10 +129,19 @@ typedef struct av_fold {
   av_real *inv_sigma;              /* (G) out of fold: 1/sqrt(variance + eps) */
 } av_fold;
 
+/* Numbers in fold_sums' result for a decoder input of n_in dense columns: cells in each one-hot
+ * column (max(O, 1)), sums of the dense columns over those cells (max(O, 1), n_in), sums of
+ * products of the dense columns (n_in, n_in), then for each pair of factors f < f' the cells that
+ * have both categories (categories of f, of f'). Without a one-hot block the one "column" is all
+ * cells. */
+int64_t av_fold_stats_size(const av_design *design, int64_t n_in, int64_t n_onehot);
+
 typedef struct av_adam {
   double lr, beta1, beta2, eps, weight_decay;
-  double scale; /* gradients are multiplied by this first: 1 / Bg */
-  int64_t step; /* from 1 */
+  bool decoupled; /* AdamW: parameters shrink by lr * weight_decay, the gradient knows nothing */
+  double clip;    /* the scaled gradient's length is brought down to this; 0: it is left alone */
+  double scale;   /* gradients are multiplied by this first: 1 / Bg */
+  int64_t step;   /* from 1 */
 } av_adam;
 
 typedef struct av_backend_ops {
@@ -147,13 +169,15 @@ typedef struct av_backend_ops {
   void (*batch_select)(av_backend *be, av_batch *batch, int64_t n, const int64_t *rows);
 
   /* REQUIRED: encoder */
-  /* y (B, n) = f(counts) w + bias, f = log1p or identity; w (G, n), bias (n). */
-  void (*sparse_linear)(av_backend *be, const av_batch *batch, bool log1p, int64_t n,
-                        const av_real *w, const av_real *bias, av_real *y);
-  /* [sum] dw (G, n) += f(counts)^T dy, dbias (n) += column sums of dy (B, n). */
-  void (*sparse_linear_grad)(av_backend *be, const av_batch *batch, bool log1p, int64_t n,
-                             const av_real *dy, av_grad *dw, av_grad *dbias);
-  /* y (B, n) = [x (B, m; row stride x_stride), one-hot(batch) if n_onehot > 0] w + bias;
+  /* y (B, n) = f(counts) w + bias, f = log1p or identity; w (G, n), bias (n). With `covariates`
+   * the cell's covariates follow its counts: y = [f(counts), continuous, one-hot] w + bias,
+   * w (G + C + O, n). */
+  void (*sparse_linear)(av_backend *be, const av_batch *batch, bool log1p, bool covariates,
+                        int64_t n, const av_real *w, const av_real *bias, av_real *y);
+  /* [sum] dw += [f(counts), covariates]^T dy, dbias (n) += column sums of dy (B, n). */
+  void (*sparse_linear_grad)(av_backend *be, const av_batch *batch, bool log1p, bool covariates,
+                             int64_t n, const av_real *dy, av_grad *dw, av_grad *dbias);
+  /* y (B, n) = [x (B, m; row stride x_stride), one-hot if n_onehot = O > 0] w + bias;
    * w (m + n_onehot, n); bias (n) or NULL. */
   void (*linear)(av_backend *be, const av_batch *batch, int64_t m, int64_t n_onehot, int64_t n,
                  const av_real *x, int64_t x_stride, const av_real *w, const av_real *bias,
@@ -166,55 +190,64 @@ typedef struct av_backend_ops {
   /* [sum] moments (2, n) = column sums of x (B, n) and of its squares (overwritten). */
   void (*moments)(av_backend *be, const av_batch *batch, int64_t n, const av_real *x,
                   av_sum *moments);
-  /* y (B, n) = dropout(relu(gamma (x - mean) / sqrt(var + 1e-3) + beta)). Training: mean and biased
+  /* y (B, n) = dropout(relu(LayerNorm(v))), v = gamma (x - mean) / sqrt(var + 1e-3) + beta with
+   * batch_norm, else x; LayerNorm as av_norm says. Training: mean and biased
    * var from the global moments over norm->n_cells, and running (2, n) moves by 0.01 towards mean
    * and the unbiased variance; else from running. A kept unit is scaled by 1/(1 - p). */
   void (*norm_act)(av_backend *be, const av_batch *batch, const av_norm *norm, const av_real *x,
                    const av_sum *moments, const av_real *gamma, const av_real *beta,
                    av_real *running, av_real *y);
-  /* [sum] With d the gradient on the normalised, scaled and shifted value (dy through dropout and
-   * ReLU, whose mask is y > 0): back (2, n) = column sums of d and of d * xhat (overwritten);
-   * dgamma += sum d xhat, dbeta += sum d. */
+  /* Where norm->layer_norm: d (B, n) in place from the gradient on y to that on v, through dropout,
+   * ReLU and LayerNorm. norm_act_sums and norm_act_grad are then called with relu false and dropout
+   * 0. (moments, gamma, beta as norm_act had them in training.) */
+  void (*layer_norm_grad)(av_backend *be, const av_batch *batch, const av_norm *norm,
+                          const av_real *x, const av_sum *moments, const av_real *gamma,
+                          const av_real *beta, const av_real *y, av_real *d);
+  /* [sum] With d the gradient on v (dy through dropout and ReLU, whose mask is y > 0): back (2, n)
+   * = column sums of d and of d * xhat (overwritten); dgamma += sum d xhat, dbeta += sum d. Not
+   * called without batch_norm. */
   void (*norm_act_sums)(av_backend *be, const av_batch *batch, const av_norm *norm,
                         const av_real *x, const av_sum *moments, const av_real *gamma,
                         const av_real *y, const av_real *dy, av_sum *back, av_grad *dgamma,
                         av_grad *dbeta);
-  /* dx (B, n) from dy, with `back` made global; dx may be dy. */
+  /* dx (B, n) from dy, with `back` made global; dx may be dy. Without batch_norm dx = d. */
   void (*norm_act_grad)(av_backend *be, const av_batch *batch, const av_norm *norm,
                         const av_real *x, const av_sum *moments, const av_real *gamma,
                         const av_real *y, const av_real *dy, const av_sum *back, av_real *dx);
 
   /* REQUIRED: latent variables */
   /* z_head (B, 2K): mean, log(variance - 1e-4) of q(z); l_head (B, 2): the same of q(l), NULL with
-   * an observed library; prior (S, 2): mean and variance of log library in each batch. z (B, K), l
-   * (B) receive the draw (or means); losses (3) += {0, sum KL(z), sum KL(l)}. */
+   * an observed library or size factor; prior (S, 2): mean and variance of log library in each
+   * batch. z (B, stride) receives the draw (or mean), softmaxed if `simplex`, and the continuous
+   * covariates; l (B) the log library; losses (3) += {0, sum KL(z), sum KL(l)}. */
   void (*latent_draw)(av_backend *be, const av_batch *batch, const av_latent *latent,
                       const av_real *z_head, const av_real *l_head, const av_sum *prior, av_real *z,
                       av_real *l, av_sum *losses);
-  /* From gradients on z and l: those on the heads, KL terms (kl_weight KL(z) + KL(l)) included. The
-   * draw is made again from its counters. */
+  /* From gradients on z (B, stride; columns K on are ignored) and l: those on the heads, KL terms
+   * (kl_weight KL(z) + KL(l)) included. z as latent_draw left it. The draw is made again from its
+   * counters. */
   void (*latent_grad)(av_backend *be, const av_batch *batch, const av_latent *latent,
                       const av_real *z_head, const av_real *l_head, const av_sum *prior,
-                      const av_real *dz, const av_real *dl, av_real *dz_head, av_real *dl_head);
+                      const av_real *z, const av_real *dz, const av_real *dl, av_real *dz_head,
+                      av_real *dl_head);
 
   /* REQUIRED: linear decoder with BatchNorm, folded */
-  /* [sum] stats (S (1 + K) + K K) with S = max(n_onehot, 1): cells per batch; sums of z per batch
-   * (S, K); sums of z z^T (K, K) (overwritten). */
+  /* [sum] stats (av_fold_stats_size) of x (B, n_in), the decoder's dense input (overwritten). */
   void (*fold_sums)(av_backend *be, const av_batch *batch, int64_t n_in, int64_t n_onehot,
-                    const av_real *z, av_sum *stats);
+                    const av_real *x, av_sum *stats);
   /* a, c, inv_sigma from the global stats (training: running moves as in norm_act) or from running.
-   */
+   * The bias moves the running mean; in training it cancels. */
   void (*fold)(av_backend *be, const av_fold *fold, const av_sum *stats);
-  /* [sum] From p (D, G) = [z, one-hot]^T d and s (G) = column sums of d, d the gradient on the
-   * logits: dw (D, G), dgamma, dbeta += ; back (K + K D) += {A_z s, M_z.} of model.md section 5.
-   * Everything here is linear in p and s, so local p, s give local results. (Order-free: what
-   * follows the sums rounds, so p and s are made global here, rank 0 contributes the whole and the
-   * others nothing.) */
+  /* [sum] From p (D, G) = [x, one-hot]^T d and s (G) = column sums of d, d the gradient on the
+   * logits: dw (D, G), dgamma, dbeta += ; back (n_in + n_in D) += {A_x s, M_x.} of model.md
+   * section 5. Everything here is linear in p and s, so local p, s give local results. (Order-free:
+   * what follows the sums rounds, so p and s are made global here, rank 0 contributes the whole and
+   * the others nothing.) */
   void (*fold_grad)(av_backend *be, const av_fold *fold, const av_sum *stats, const av_grad *p,
                     const av_grad *s, av_grad *dw, av_grad *dgamma, av_grad *dbeta, av_sum *back);
-  /* dz (B, K) -= (A_z s) / Bg + M ([z, one-hot] - mean), with `back` and `stats` global. */
+  /* dx (B, n_in) -= (A_x s) / Bg + M ([x, one-hot] - mean), with `back` and `stats` global. */
   void (*fold_correct)(av_backend *be, const av_batch *batch, const av_fold *fold,
-                       const av_sum *stats, const av_sum *back, const av_real *z, av_real *dz);
+                       const av_sum *stats, const av_sum *back, const av_real *x, av_real *dx);
 
   /* REQUIRED: decoder */
   /* Negative log-likelihood of the batch's counts: losses (3) += {sum, 0, 0}. [sum] with gradients
@@ -229,8 +262,9 @@ typedef struct av_backend_ops {
   av_status (*decode_output)(av_backend *be, const av_batch *batch, const av_decode *decode,
                              const av_real *x, const av_real *l, float *rho, float *mu);
 
-  /* REQUIRED: optimiser. One pass: g = scale * grad + weight_decay * p; moments; update; grad = 0.
-   */
+  /* REQUIRED: optimiser. g = scale * grad, times min(1, clip / (|g| + 1e-6)) if clip > 0 (sums of
+   * squares in an order given by n alone), + weight_decay * p unless decoupled; moments; update;
+   * grad = 0. */
   void (*adam)(av_backend *be, const av_adam *adam, int64_t n, av_real *params, av_grad *grads,
                av_real *m, av_real *v);
 

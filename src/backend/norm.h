@@ -8,6 +8,7 @@
 
 #define AV_NORM_EPS 1e-3
 #define AV_NORM_MOMENTUM 0.01
+#define AV_LAYER_NORM_EPS 1e-5 /* as torch's LayerNorm has it */
 
 /* Mean and biased variance of column j from sums and sums of squares (2, n) over n_cells. */
 static inline void av_batch_moments(const double *moments, int64_t n, int64_t j, int64_t n_cells,

@@ -1,5 +1,7 @@
 #include "base/memory.h"
 
+#include "base/cgroup.h"
+
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -71,20 +73,6 @@ int64_t av_memory_peak(void) {
   return (int64_t)kilobytes * 1024;
 }
 
-/* The first number in a small file such as /sys/fs/cgroup/memory.max; -1 if there is none. */
-static int64_t number_in(const char *path) {
-  FILE *file = fopen(path, "r");
-  long long value = -1;
-  if (file == NULL) {
-    return -1;
-  }
-  if (fscanf(file, "%lld", &value) != 1) {
-    value = -1;
-  }
-  fclose(file);
-  return (int64_t)value;
-}
-
 int64_t av_memory_available(void) {
   int64_t available = -1;
   FILE *file = fopen("/proc/meminfo", "r");
@@ -99,17 +87,8 @@ int64_t av_memory_available(void) {
     }
     fclose(file);
   }
-  /* control group, version 2 and version 1; a container sees its own group as the root */
-  static const char *const files[][2] = {
-      {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"},
-      {"/sys/fs/cgroup/memory/memory.limit_in_bytes",
-       "/sys/fs/cgroup/memory/memory.usage_in_bytes"}};
-  for (size_t i = 0; i < sizeof files / sizeof *files; ++i) {
-    const int64_t limit = number_in(files[i][0]);
-    const int64_t used = number_in(files[i][1]);
-    if (limit >= 0 && used >= 0 && (available < 0 || limit - used < available)) {
-      available = limit - used;
-    }
-  }
-  return available;
+  char membership[8192];
+  av_cgroup_membership(membership, sizeof membership);
+  const int64_t granted = av_cgroup_memory("/sys/fs/cgroup", membership);
+  return granted >= 0 && (available < 0 || granted < available) ? granted : available;
 }

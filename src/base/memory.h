@@ -23,8 +23,8 @@ char *av_format(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* Largest resident size of this process so far, bytes; 0 if unknown. */
 int64_t av_memory_peak(void);
-/* Memory of this machine that a new job may still take, bytes (the smaller of MemAvailable and the
- * control group's limit); -1 if unknown. */
+/* Memory of this machine that a new job may still take, bytes (the smaller of MemAvailable and
+ * what the limits of its control groups leave); -1 if unknown. */
 int64_t av_memory_available(void);
 
 #endif

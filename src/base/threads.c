@@ -1,5 +1,6 @@
 #include "base/threads.h"
 
+#include "base/cgroup.h"
 #include "base/launcher.h"
 #include "base/log.h"
 #include "base/memory.h"
@@ -205,14 +206,8 @@ static void own_cpus(av_cpus *cpus) {
 }
 
 static int64_t quota_now(void) {
-  FILE *file = fopen("/proc/self/cgroup", "r");
-  if (file == NULL) {
-    return 0;
-  }
   char text[8192];
-  const size_t length = fread(text, 1, sizeof text - 1, file);
-  fclose(file);
-  text[length] = '\0';
+  av_cgroup_membership(text, sizeof text);
   return av_cgroup_cores("/sys/fs/cgroup", text);
 }
 

@@ -23,6 +23,8 @@ struct av_progress {
   bool lines;
   int64_t first_epoch;
   int64_t n_epochs;
+  int64_t restart;    /* 1 unless said otherwise */
+  int64_t n_restarts; /* 1: nothing is said of it */
   double epoch_began;
   double epoch_share;      /* of the current epoch that is done, 0 to 1 */
   double seconds_an_epoch; /* running mean; 0: none finished */
@@ -56,6 +58,8 @@ av_status av_progress_begin(av_progress **progress, const av_comm *comm, int mod
   new->lines = mode == AV_PROGRESS_LINES || (mode == AV_PROGRESS_AUTO && !new->bar);
   new->first_epoch = first_epoch;
   new->n_epochs = n_epochs;
+  new->restart = 1;
+  new->n_restarts = 1;
   new->epoch_began = av_clock();
   new->line_printed = new->epoch_began;
   if (new->bar) {
@@ -63,6 +67,18 @@ av_status av_progress_begin(av_progress **progress, const av_comm *comm, int mod
   }
   *progress = new;
   return AV_OK;
+}
+
+void av_progress_restart(av_progress *progress, int64_t restart, int64_t n_restarts) {
+  if (progress == NULL) {
+    return;
+  }
+  progress->restart = restart;
+  progress->n_restarts = n_restarts;
+  if (progress->lines) {
+    fprintf(progress->out, "restart %" PRId64 " of %" PRId64 "\n", restart, n_restarts);
+    fflush(progress->out);
+  }
 }
 
 /* Seconds until the end, from the running mean and what the current epoch has shown; NaN if nothing
@@ -115,14 +131,20 @@ static void line_text(const av_progress *progress, double left, char text[WIDEST
  * does not fit is left out, from the least needed. */
 static void bar_text(const av_progress *progress, double now, int width, char text[WIDEST]) {
   enum { LEAST_BAR = 10, MOST_BAR = 40 };
-  char head[80];
+  char head[160] = "";
   char elbo[80] = "";
   char tail[80];
   av_figure figure;
   const int64_t current = progress->first_epoch + progress->n_ended;
   const double done = (double)(current - 1) + progress->epoch_share;
   const double share = progress->n_epochs > 0 ? fmin(done / (double)progress->n_epochs, 1) : 1;
-  snprintf(head, sizeof head, "epoch %*" PRId64 "/%" PRId64, digits_of(progress->n_epochs),
+  if (progress->n_restarts > 1) {
+    snprintf(head, sizeof head, "restart %" PRId64 "/%" PRId64 "  ", progress->restart,
+             progress->n_restarts);
+  }
+  const size_t begun = strlen(head);
+  snprintf(head + begun, sizeof head - begun, "epoch %*" PRId64 "/%" PRId64,
+           digits_of(progress->n_epochs),
            current < progress->n_epochs ? current : progress->n_epochs, progress->n_epochs);
   append(elbo, sizeof elbo, "elbo ", "%.1f",
          progress->n_ended > 0 ? progress->last.elbo_train : NAN);
@@ -209,10 +231,11 @@ void av_progress_epoch(av_progress *progress, const av_epoch_line *line) {
   progress->epoch_began = now;
   progress->epoch_share = 0;
   progress->last = *line;
-  av_log_event("epoch", "epoch", "i", line->epoch, "n_epochs", "i", progress->n_epochs,
-               "elbo_train", "d", line->elbo_train, "elbo_validation", "d", line->elbo_validation,
-               "kl_weight", "d", line->kl_weight, "seconds", "d", line->seconds, "cells_per_second",
-               "d", line->cells_per_second, "seconds_left", "d", seconds_left(progress, now), NULL);
+  av_log_event("epoch", "restart", "i", progress->restart, "epoch", "i", line->epoch, "n_epochs",
+               "i", progress->n_epochs, "elbo_train", "d", line->elbo_train, "elbo_validation", "d",
+               line->elbo_validation, "kl_weight", "d", line->kl_weight, "seconds", "d",
+               line->seconds, "cells_per_second", "d", line->cells_per_second, "seconds_left", "d",
+               seconds_left(progress, now), NULL);
   if (progress->lines && wants_line(progress, now)) {
     print_line(progress, now);
   }

@@ -34,6 +34,9 @@ typedef struct av_progress av_progress;
  * continuing). Not collective. */
 av_status av_progress_begin(av_progress **progress, const av_comm *comm, int mode,
                             int64_t first_epoch, int64_t n_epochs, FILE *out);
+/* The epochs to come are those of fit `restart` (1, 2, ...) of `n_restarts`: a line says so now,
+ * and the bar and the records of the log do as long as it lasts. Time left is this fit's. */
+void av_progress_restart(av_progress *progress, int64_t restart, int64_t n_restarts);
 /* Within an epoch: `done` of `total` cells (or steps). Call as often as is convenient: the bar is
  * redrawn at most 10 times a second. */
 void av_progress_step(av_progress *progress, int64_t done, int64_t total);

@@ -146,6 +146,23 @@ static const char *genes_from(const av_config *config, const av_dataset *dataset
   return dataset->n_genes == dataset->n_file_genes ? "all" : config->data.highly_variable_key;
 }
 
+/* What the model sees of each cell beside counts and batch. */
+static void print_covariates(const av_config *config, const av_dataset *dataset, FILE *out) {
+  av_figure a;
+  for (int64_t c = 0; c < dataset->n_categorical; ++c) {
+    const int64_t n = dataset->categorical[c].levels.n;
+    fact(out, "covariate", "obs[%s], %s categor%s%s", dataset->categorical_names.at[c],
+         av_count_text(&a, n), n == 1 ? "y" : "ies", n == 1 ? ": the same as none" : "");
+  }
+  for (int64_t c = 0; c < dataset->n_continuous; ++c) {
+    fact(out, "covariate", "obs[%s], continuous", dataset->continuous_names.at[c]);
+  }
+  if (dataset->size_factor != NULL) {
+    fact(out, "size factors", "obs[%s]",
+         config->data.size_factor_key == NULL ? "" : config->data.size_factor_key);
+  }
+}
+
 static void print_names(const av_config *config, const av_dataset *dataset,
                         const av_input_facts *facts, FILE *out) {
   av_figure a;
@@ -162,10 +179,13 @@ static void print_names(const av_config *config, const av_dataset *dataset,
   } else {
     fact(out, "batches", "none ([data] batch_key is not set)");
   }
+  print_covariates(config, dataset, out);
   if (labels_key != NULL && dataset->label.levels.n > 0) {
-    fact(out, "labels", "%s in obs[%s]; %s cells without one (labels are not used to train)",
+    const bool used = config->model.dispersion == AV_DISPERSION_GENE_LABEL;
+    fact(out, "labels", "%s in obs[%s]; %s cells without one (%s)",
          av_count_text(&a, dataset->label.levels.n), labels_key,
-         av_count_text(&b, facts->unlabelled));
+         av_count_text(&b, facts->unlabelled),
+         used ? "dispersion = gene-label uses them" : "labels are not used to train");
   }
 }
 
@@ -250,10 +270,17 @@ static void print_fit(const av_config *config, const av_model_facts *facts, FILE
     return;
   }
   fact(out, "fit",
-       "%s epoch%s of %s step%s with %" PRId64 " cells, lr %g, KL warm-up %s, seed %" PRId64,
+       "%s epoch%s of %s step%s with %" PRId64 " cells, lr %g, KL warm-up %s, seed %" PRId64 "%s",
        av_count_text(&a, facts->n_epochs), plural(facts->n_epochs),
        av_count_text(&b, facts->n_steps), plural(facts->n_steps), config->train.batch_size,
-       config->train.lr, warmup, config->train.seed);
+       config->train.lr, warmup, config->train.seed,
+       config->train.update_only_decoder ? ", the decoder only" : "");
+  if (config->train.n_restarts > 1) {
+    fact(out, "restarts",
+         "%s fits, seeds %" PRId64 " to %" PRId64 "; the one with the least negative ELBO is kept",
+         av_count_text(&a, config->train.n_restarts), config->train.seed,
+         config->train.seed + config->train.n_restarts - 1);
+  }
 }
 
 av_status av_report_model(const av_comm *comm, const av_config *config, const av_model_facts *facts,
@@ -268,13 +295,16 @@ av_status av_report_model(const av_comm *comm, const av_config *config, const av
   const char *likelihood =
       av_config_choice("model", "gene_likelihood", config->model.gene_likelihood);
   const char *dispersion = av_config_choice("model", "dispersion", config->model.dispersion);
-  const char *library = config->model.use_observed_lib_size ? "observed" : "latent";
+  const char *library = config->data.size_factor_key != NULL  ? "given"
+                        : config->model.use_observed_lib_size ? "observed"
+                                                              : "latent";
   fprintf(out, "\nModel\n");
   fact(out, "model", "%s: %s genes, %" PRId64 " hidden x %" PRId64 " layer%s, %" PRId64 " latent%s",
        kind, av_count_text(&a, facts->n_genes), config->model.n_hidden, config->model.n_layers,
        plural(config->model.n_layers), config->model.n_latent, linear ? ", linear decoder" : "");
-  fact(out, "counts", "%s, %s dispersion, %s library size, %s batch%s", likelihood, dispersion,
-       library, av_count_text(&a, facts->n_batches), facts->n_batches == 1 ? "" : "es");
+  fact(out, "counts", "%s, %s dispersion, %s %s, %s batch%s", likelihood, dispersion, library,
+       config->data.size_factor_key != NULL ? "size factors" : "library size",
+       av_count_text(&a, facts->n_batches), facts->n_batches == 1 ? "" : "es");
   if (facts->bytes > 0) {
     fact(out, "parameters", "%s (%s a rank with gradients and optimizer)",
          av_count_text(&a, facts->n_parameters), av_bytes_text(&b, (double)facts->bytes));
@@ -297,7 +327,8 @@ av_status av_report_model(const av_comm *comm, const av_config *config, const av
                "parameters", "i", facts->n_parameters, "bytes", "i", facts->bytes, "epochs", "i",
                facts->n_epochs, "output_bytes", "i", facts->output_bytes, "steps", "i",
                facts->n_steps, "batch_size", "i", config->train.batch_size, "lr", "d",
-               config->train.lr, "seed", "i", config->train.seed, NULL);
+               config->train.lr, "seed", "i", config->train.seed, "restarts", "i",
+               config->train.n_restarts, NULL);
   return AV_OK;
 }
 

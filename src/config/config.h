@@ -23,9 +23,19 @@ typedef struct av_amount {
 
 /* Values of the CHOICE keys, in the order of config.def. */
 enum { AV_EMPTY_CELLS_ERROR, AV_EMPTY_CELLS_NAN };
-enum { AV_DISPERSION_GENE, AV_DISPERSION_GENE_BATCH };
+enum {
+  AV_DISPERSION_GENE,
+  AV_DISPERSION_GENE_BATCH,
+  AV_DISPERSION_GENE_LABEL,
+  AV_DISPERSION_GENE_CELL
+};
 enum { AV_LIKELIHOOD_ZINB, AV_LIKELIHOOD_NB, AV_LIKELIHOOD_POISSON };
+enum { AV_LATENT_NORMAL, AV_LATENT_LN };
+/* use_batch_norm and use_layer_norm */
+enum { AV_WHERE_BOTH, AV_WHERE_ENCODER, AV_WHERE_DECODER, AV_WHERE_NONE };
 enum { AV_INIT_DATA, AV_INIT_SCVI };
+enum { AV_OPTIMIZER_ADAM, AV_OPTIMIZER_ADAMW };
+enum { AV_STATISTICS_RUNNING, AV_STATISTICS_RECOMPUTED };
 /* early_stopping_monitor; the first three are also those of lr_scheduler_metric. */
 enum {
   AV_MONITOR_ELBO_VALIDATION,
@@ -58,10 +68,12 @@ enum { AV_PROGRESS_AUTO, AV_PROGRESS_BAR, AV_PROGRESS_LINES, AV_PROGRESS_NONE };
 #define AV_KEY(section, name, type, default_value, low, high, choices, sentence) \
   AV_CTYPE_##type name;                                                          \
   bool name##_given;
-#define AV_SECTION_END(name) } name;
+#define AV_SECTION_END(name) \
+  }                          \
+  name;
 typedef struct av_config {
 #include "config/config.def"
-  char *path;                     /* the INI file, or NULL */
+  char *path;                      /* the INI file, or NULL */
   struct av_config_origin *origin; /* where each key was set; private to src/config */
 } av_config;
 
@@ -88,11 +100,16 @@ av_status av_config_parse(av_config *config, const char *path, const char *text,
 
 /* Checks between keys (both warm-ups given, train_size + validation_size over 1, append with a
  * path, data.input missing, ...), all faults recorded, then fills in defaults that depend on other
- * keys: gene_likelihood, use_observed_lib_size, output.loadings, output.model; with
- * n_steps_kl_warmup alone, n_epochs_kl_warmup becomes 0. Those that depend on the data
- * (max_epochs) are filled in by the run. May also be called after av_config_parse has failed, to
- * record more faults. */
+ * keys: gene_likelihood, use_observed_lib_size, batch_norm_statistics, output.loadings,
+ * output.model; with n_steps_kl_warmup alone, n_epochs_kl_warmup becomes 0. Those that depend on
+ * the data (max_epochs) are filled in by the run. May also be called after av_config_parse has
+ * failed, to record more faults. */
 av_status av_config_resolve(av_config *config);
+
+/* The checks of [model]'s keys among themselves and of what only some models can write, with
+ * AV_CONFIG for each fault. av_config_resolve makes them, but not with model.load: then the run
+ * does, when it has taken the loaded model's settings. */
+av_status av_config_check_model(const av_config *config);
 
 /* Where a key was set, for messages: "run.ini:12: [data] batch_key", or "[data] batch_key
  * (default)", or "command line: [data] batch_key". Borrowed until the next call. */

@@ -4,8 +4,11 @@
 
 #include "base/comm.h"
 #include "data/counts.h"
+#include "data/design.h"
 #include "data/names.h"
 #include "data/partition.h"
+
+#include <math.h>
 
 enum { AV_SPLIT_TRAIN = 0, AV_SPLIT_VALIDATION = 1, AV_SPLIT_TEST = 2 };
 
@@ -30,6 +33,14 @@ typedef struct av_dataset {
   av_factor batch;       /* levels.n = S; one level "" and all codes 0 without batch_key */
   bool has_batch;        /* batch_key given and more than one category */
   av_factor label;       /* code NULL without labels_key */
+  int64_t n_categorical; /* categorical covariates, and their obs columns' names and contents */
+  av_names categorical_names;
+  av_factor *categorical; /* (n_categorical) */
+  int64_t n_continuous;   /* continuous covariates likewise */
+  av_names continuous_names;
+  double *continuous;    /* (n_local, n_continuous) finite; NULL without */
+  double *size_factor;   /* (n_local) positive; NULL without size_factor_key */
+  av_design design;      /* batch and covariates as the model sees them: av_dataset_design */
   int8_t *split;         /* (n_local) from split_key, or NULL: the run draws it */
   double *library;       /* (n_local) total count over the genes used */
   int64_t n_empty_cells; /* over all ranks; 0 unless empty_cells = nan */
@@ -40,5 +51,17 @@ typedef struct av_dataset {
 } av_dataset;
 
 void av_dataset_free(av_dataset *dataset);
+
+/* Makes dataset->design anew from batch and covariates: when they are read, and again when a loaded
+ * model has renumbered them. Not collective. */
+av_status av_dataset_design(av_dataset *dataset);
+
+/* What scales cell i's expression: its size factor, or its total count; and the log of that. */
+static inline double av_size(const av_dataset *dataset, int64_t i) {
+  return dataset->size_factor != NULL ? dataset->size_factor[i] : dataset->library[i];
+}
+static inline double av_log_size(const av_dataset *dataset, int64_t i) {
+  return log(av_size(dataset, i));
+}
 
 #endif

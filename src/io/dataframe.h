@@ -1,5 +1,6 @@
 /* The tables obs, var and raw/var of every anndata version: which columns, the row names, and a
- * column as a factor, as flags or as a split. Internal to src/io; nothing here is collective.
+ * column as a factor, as numbers, as flags or as a split. Internal to src/io; nothing here is
+ * collective.
  */
 #ifndef AV_IO_DATAFRAME_H
 #define AV_IO_DATAFRAME_H
@@ -63,6 +64,9 @@ av_status av_frame_factor(const av_frame *frame, const char *name, av_factor *fa
 /* 0 or 1 for each row: bool by member name, 0/1 numbers, text or categories True/False. A missing
  * value or any other one is AV_BADDATA. */
 av_status av_frame_flags(const av_frame *frame, const char *name, unsigned char **flags);
+/* A number for each row, NaN where it is missing; False is 0 and True 1. Text and categoricals are
+ * AV_BADDATA, of numbers too. */
+av_status av_frame_numbers(const av_frame *frame, const char *name, double **values);
 /* AV_SPLIT_* for each row from the words train, validation (val, valid) and test. Other words, and
  * missing values, are AV_BADDATA. */
 av_status av_frame_split(const av_frame *frame, const char *name, int8_t **split);

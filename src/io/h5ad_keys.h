@@ -41,8 +41,9 @@
 #define AV_H5AD_ENC_NULLABLE_BOOLEAN "nullable-boolean"
 #define AV_H5AD_ENC_NULLABLE_STRING "nullable-string-array"
 #define AV_H5AD_ENC_NULL "null"
-#define AV_H5AD_VERSION_1 "0.1.0" /* anndata, raw, dict, csr_matrix, csc_matrix, nullable-*, null \
-                                   */
+#define AV_H5AD_VERSION_1                                                 \
+  "0.1.0" /* anndata, raw, dict, csr_matrix, csc_matrix, nullable-*, null \
+           */
 #define AV_H5AD_VERSION_2 \
   "0.2.0" /* array, string-array, string, numeric-scalar, categorical, dataframe */
 
@@ -59,8 +60,9 @@
 #define AV_H5AD_COLUMN_ORDER "column-order" /* attribute */
 #define AV_H5AD_ORDERED "ordered"           /* attribute of a categorical */
 #define AV_H5AD_CODES "codes"
-#define AV_H5AD_CATEGORIES "categories" /* link of a categorical; attribute (a reference) in 0.7 \
-                                         */
+#define AV_H5AD_CATEGORIES                                              \
+  "categories" /* link of a categorical; attribute (a reference) in 0.7 \
+                */
 #define AV_H5AD_OLD_CATEGORIES "__categories"       /* group of a 0.7 dataframe */
 #define AV_H5AD_OLD_CATEGORIES_SUFFIX "_categories" /* uns/<column>_categories, 0.6 and older */
 #define AV_H5AD_VALUES "values"                     /* nullable arrays */
@@ -74,7 +76,9 @@
 #define AV_H5AD_LOADINGS_VARM "varm/ldvae_loadings"
 #define AV_H5AD_INTERCEPT "uns/ldvae_intercept"
 #define AV_H5AD_BATCH_OFFSETS "uns/ldvae_batch_offsets"
-#define AV_H5AD_FACTORS "uns/ldvae_factors" /* variance share and rank of each */
+/* Columns: continuous covariates under their key, categories as "KEY: CATEGORY" (sex: female). */
+#define AV_H5AD_COVARIATE_OFFSETS "uns/ldvae_covariate_offsets"
+#define AV_H5AD_FACTORS "uns/ldvae_factors" /* variance share, rank, stability */
 #define AV_H5AD_OURS "uns/atlasvi"
 #define AV_H5AD_OUR_GENES "uns/atlasvi/genes"
 #define AV_H5AD_OUR_SETTINGS "uns/atlasvi/settings"
@@ -82,5 +86,8 @@
 #define AV_H5AD_OUR_INPUT "uns/atlasvi/input"
 #define AV_H5AD_OUR_SPLIT "uns/atlasvi/split"
 #define AV_H5AD_OUR_HISTORY "uns/atlasvi/history"
+#define AV_H5AD_OUR_RESULT \
+  "uns/atlasvi/result" /* cells, n_cells, elbo (negative), reconstruction_loss, kl_local */
+#define AV_H5AD_OUR_RESTARTS "uns/atlasvi/restarts"
 
 #endif

@@ -1,6 +1,7 @@
 /* Everything about an input but its counts: read once, by rank 0, and shared. */
 #include "base/log.h"
 #include "base/memory.h"
+#include "io/cell_columns.h"
 #include "io/dataframe.h"
 #include "io/genes.h"
 #include "io/h5ad_keys.h"
@@ -102,72 +103,6 @@ static av_status read_matrix_plan(hid_t file, const av_config *config, av_datase
   return status;
 }
 
-/* A column that the settings ask for; *present = false if the key is not set. */
-static av_status find_column(const av_frame *obs, const av_config *config, const char *section,
-                             const char *key, const char *column, bool *present) {
-  *present = column != NULL;
-  if (column == NULL || av_frame_has(obs, column)) {
-    return AV_OK;
-  }
-  return av_frame_fail_missing(obs, av_config_where(config, section, key), column, "");
-}
-
-static av_status check_batch(const av_frame *obs, const char *column, const av_factor *batch,
-                             const av_names *cells) {
-  enum { LISTED = 5 };
-  char list[512] = "";
-  size_t used = 0;
-  int64_t n_missing = 0;
-  for (int64_t i = 0; i < cells->n; ++i) {
-    if (batch->code[i] < 0 && n_missing++ < LISTED && used < sizeof list) {
-      used += (size_t)snprintf(list + used, sizeof list - used, "%s%s", used == 0 ? "" : ", ",
-                               cells->at[i]);
-    }
-  }
-  if (n_missing == 0) {
-    return AV_OK;
-  }
-  return av_fail(AV_BADDATA,
-                 "%s/%s: %" PRId64 " of %" PRId64
-                 " cells have no batch: %s%s; give them one or "
-                 "leave them out",
-                 obs->what, column, n_missing, cells->n, list, n_missing > LISTED ? ", ..." : "");
-}
-
-/* Without batch_key, or with one category, all cells are of one batch. */
-static av_status read_batch(const av_frame *obs, const av_config *config, const av_names *cells,
-                            av_dataset *dataset) {
-  const char *column = config->data.batch_key;
-  bool present = false;
-  AV_TRY(find_column(obs, config, "data", "batch_key", column, &present));
-  if (present) {
-    AV_TRY(av_frame_factor(obs, column, &dataset->batch));
-    AV_TRY(check_batch(obs, column, &dataset->batch, cells));
-    dataset->has_batch = dataset->batch.levels.n > 1;
-    return AV_OK;
-  }
-  static const char *const only[] = {""};
-  AV_TRY(av_names_copy(&dataset->batch.levels, 1, only));
-  dataset->batch.code = av_calloc((size_t)cells->n, sizeof *dataset->batch.code);
-  AV_TRY_ALLOC(dataset->batch.code);
-  return AV_OK;
-}
-
-static av_status read_columns(const av_frame *obs, const av_config *config, const av_names *cells,
-                              av_dataset *dataset) {
-  bool present = false;
-  AV_TRY(read_batch(obs, config, cells, dataset));
-  AV_TRY(find_column(obs, config, "data", "labels_key", config->data.labels_key, &present));
-  if (present) {
-    AV_TRY(av_frame_factor(obs, config->data.labels_key, &dataset->label));
-  }
-  AV_TRY(find_column(obs, config, "train", "split_key", config->train.split_key, &present));
-  if (present) {
-    AV_TRY(av_frame_split(obs, config->train.split_key, &dataset->split));
-  }
-  return AV_OK;
-}
-
 static av_status read_cells(hid_t file, const av_config *config, av_dataset *dataset) {
   av_frame obs;
   av_names cells = {0};
@@ -181,7 +116,7 @@ static av_status read_cells(hid_t file, const av_config *config, av_dataset *dat
   }
   AV_GO(status, av_frame_names(&obs, &cells), done);
   AV_GO(status, warn_repeats(&obs, &cells), done);
-  AV_GO(status, read_columns(&obs, config, &cells, dataset), done);
+  AV_GO(status, av_cell_columns_read(&obs, config, &cells, dataset), done);
   const uint64_t offset = 14695981039346656037u;
   dataset->names_checksum = hash_names(hash_names(offset, &cells), &dataset->genes);
   dataset->n_local = dataset->n_cells;
@@ -191,6 +126,15 @@ done:
   return status;
 }
 
+/* "layers/" opens as a group, so it has to be refused by its name. */
+static av_status check_counts_name(const av_config *config) {
+  if (strcmp(config->data.counts, AV_H5AD_LAYERS "/") != 0) {
+    return AV_OK;
+  }
+  return av_fail(AV_CONFIG, "%s: \"%s\" names no layer; say layers/NAME",
+                 av_config_where(config, "data", "counts"), config->data.counts);
+}
+
 /* All that rank 0 does by itself. */
 static av_status read_alone(const av_config *config, av_dataset *dataset, av_input_plan *plan) {
   const char *path = config->data.input;
@@ -198,6 +142,7 @@ static av_status read_alone(const av_config *config, av_dataset *dataset, av_inp
     return av_fail(AV_CONFIG, "%s: the file with the counts is not given",
                    av_config_where(config, "data", "input"));
   }
+  AV_TRY(check_counts_name(config));
   hid_t file = -1;
   AV_TRY(av_h5_open_input(&file, path));
   av_status status = AV_OK;
@@ -222,6 +167,7 @@ done:
 static av_status share_numbers(const av_comm *comm, av_dataset *dataset, av_input_plan *plan) {
   struct {
     int64_t n_cells, n_file_genes, n_genes, n_stored, stored_bytes, input_bytes;
+    int64_t n_categorical, n_continuous;
     uint64_t names_checksum;
     int32_t layout, has_batch, has_weights, unused;
   } all = {dataset->n_cells,
@@ -230,6 +176,8 @@ static av_status share_numbers(const av_comm *comm, av_dataset *dataset, av_inpu
            plan->n_stored,
            plan->stored_bytes,
            dataset->input_bytes,
+           dataset->n_categorical,
+           dataset->n_continuous,
            dataset->names_checksum,
            (int32_t)plan->layout,
            dataset->has_batch,
@@ -242,6 +190,8 @@ static av_status share_numbers(const av_comm *comm, av_dataset *dataset, av_inpu
     dataset->n_file_genes = all.n_file_genes;
     dataset->n_genes = all.n_genes;
     dataset->input_bytes = all.input_bytes;
+    dataset->n_categorical = all.n_categorical;
+    dataset->n_continuous = all.n_continuous;
     dataset->names_checksum = all.names_checksum;
     dataset->has_batch = all.has_batch != 0;
     *plan = (av_input_plan){.layout = (av_matrix_layout)all.layout,
@@ -254,8 +204,9 @@ static av_status share_numbers(const av_comm *comm, av_dataset *dataset, av_inpu
     const size_t n_shards = (size_t)av_shard_count(all.n_cells);
     dataset->gene_column = av_calloc(n_genes, sizeof *dataset->gene_column);
     dataset->gene_var = av_calloc(n_genes, sizeof *dataset->gene_var);
+    dataset->categorical = av_calloc((size_t)all.n_categorical, sizeof *dataset->categorical);
     plan->shard_weight = all.has_weights ? av_calloc(n_shards, sizeof *plan->shard_weight) : NULL;
-    if (dataset->gene_column == NULL || dataset->gene_var == NULL ||
+    if (dataset->gene_column == NULL || dataset->gene_var == NULL || dataset->categorical == NULL ||
         (all.has_weights && plan->shard_weight == NULL)) {
       status = av_fail(AV_NOMEM, "out of memory (%" PRId64 " genes)", all.n_genes);
     }
@@ -275,6 +226,11 @@ static av_status share(const av_comm *comm, av_dataset *dataset, av_input_plan *
   AV_TRY(av_names_bcast(comm, &dataset->genes));
   AV_TRY(av_names_bcast(comm, &dataset->batch.levels));
   AV_TRY(av_names_bcast(comm, &dataset->label.levels));
+  AV_TRY(av_names_bcast(comm, &dataset->categorical_names));
+  AV_TRY(av_names_bcast(comm, &dataset->continuous_names));
+  for (int64_t c = 0; c < dataset->n_categorical; ++c) {
+    AV_TRY(av_names_bcast(comm, &dataset->categorical[c].levels));
+  }
   return av_bcast_text(comm, &dataset->input_path);
 }
 

@@ -10,17 +10,23 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { LISTED = 5, TAG_CELLS = 111, CELLS_A_MESSAGE = 1 << 24 };
+enum { LISTED = 5, TAG_CELLS = 111, BYTES_A_MESSAGE = 1 << 27 };
 
 /* --- per-cell facts: from rank 0, which has all, to the owners of the cells
  * --------------------------- */
 
+/* Cells of `size` bytes that go in one message. */
+static int64_t cells_a_message(size_t size) {
+  return size < BYTES_A_MESSAGE ? (int64_t)(BYTES_A_MESSAGE / size) : 1;
+}
+
 static av_status send_cells(const av_comm *comm, const av_partition *partition, const char *all,
                             size_t size) {
+  const int64_t most = cells_a_message(size);
   for (int r = 1; r < comm->size; ++r) {
     const int64_t end = av_rank_first(partition, r + 1);
-    for (int64_t at = av_rank_first(partition, r); at < end; at += CELLS_A_MESSAGE) {
-      const int64_t n = end - at < CELLS_A_MESSAGE ? end - at : CELLS_A_MESSAGE;
+    for (int64_t at = av_rank_first(partition, r); at < end; at += most) {
+      const int64_t n = end - at < most ? end - at : most;
       AV_TRY(AV_MPI(MPI_Send(all + (size_t)at * size, (int)((size_t)n * size), MPI_BYTE, r,
                              TAG_CELLS, comm->mpi)));
     }
@@ -29,8 +35,9 @@ static av_status send_cells(const av_comm *comm, const av_partition *partition, 
 }
 
 static av_status receive_cells(const av_comm *comm, int64_t n_local, char *mine, size_t size) {
-  for (int64_t at = 0; at < n_local; at += CELLS_A_MESSAGE) {
-    const int64_t n = n_local - at < CELLS_A_MESSAGE ? n_local - at : CELLS_A_MESSAGE;
+  const int64_t most = cells_a_message(size);
+  for (int64_t at = 0; at < n_local; at += most) {
+    const int64_t n = n_local - at < most ? n_local - at : most;
     AV_TRY(AV_MPI(MPI_Recv(mine + (size_t)at * size, (int)((size_t)n * size), MPI_BYTE, 0,
                            TAG_CELLS, comm->mpi, MPI_STATUS_IGNORE)));
   }
@@ -63,24 +70,37 @@ static av_status scatter_cells(const av_comm *comm, const av_dataset *dataset, v
   return AV_OK;
 }
 
+static av_status scatter_factor(const av_comm *comm, const av_dataset *dataset, av_factor *factor) {
+  void *code = factor->code;
+  const av_status status = scatter_cells(comm, dataset, &code, sizeof *factor->code);
+  factor->code = code;
+  return status;
+}
+
 static av_status distribute_cells(const av_comm *comm, av_dataset *dataset,
                                   const av_input_plan *plan) {
   AV_TRY(av_agree(comm, av_partition_create(&dataset->partition, dataset->n_cells, comm->size,
                                             plan->shard_weight)));
   dataset->first = av_rank_first(&dataset->partition, comm->rank);
   dataset->n_local = av_rank_first(&dataset->partition, comm->rank + 1) - dataset->first;
-  void *batch = dataset->batch.code;
-  void *label = dataset->label.code;
+  AV_TRY(scatter_factor(comm, dataset, &dataset->batch));
+  AV_TRY(scatter_factor(comm, dataset, &dataset->label));
+  for (int64_t c = 0; c < dataset->n_categorical; ++c) {
+    AV_TRY(scatter_factor(comm, dataset, &dataset->categorical[c]));
+  }
+  void *continuous = dataset->continuous;
+  void *size_factor = dataset->size_factor;
   void *split = dataset->split;
-  av_status status = scatter_cells(comm, dataset, &batch, sizeof *dataset->batch.code);
+  av_status status = scatter_cells(comm, dataset, &continuous,
+                                   (size_t)dataset->n_continuous * sizeof *dataset->continuous);
   if (status == AV_OK) {
-    status = scatter_cells(comm, dataset, &label, sizeof *dataset->label.code);
+    status = scatter_cells(comm, dataset, &size_factor, sizeof *dataset->size_factor);
   }
   if (status == AV_OK) {
     status = scatter_cells(comm, dataset, &split, sizeof *dataset->split);
   }
-  dataset->batch.code = batch;
-  dataset->label.code = label;
+  dataset->continuous = continuous;
+  dataset->size_factor = size_factor;
   dataset->split = split;
   return status;
 }
@@ -277,6 +297,9 @@ av_status av_h5ad_read_limited(const av_comm *comm, const av_config *config, av_
   }
   if (status == AV_OK) {
     status = summarize(comm, config, dataset);
+  }
+  if (status == AV_OK) {
+    status = av_agree(comm, av_dataset_design(dataset));
   }
   av_input_plan_free(&plan);
   if (status != AV_OK) {

@@ -23,10 +23,10 @@ typedef struct av_input_plan {
 void av_input_plan_free(av_input_plan *plan);
 
 /* Reads metadata (names, columns, gene selection) for `atlasvi check` and as the first half of
- * av_h5ad_read: fills everything in `dataset` except partition, counts, library and the per-cell
- * arrays' local parts, which hold ALL cells on rank 0 (first = 0, n_local = n_cells there) and
- * nothing elsewhere. Errors: a name that the file lacks is AV_CONFIG (with av_config_where and the
- * nearest name); wrong content is AV_BADDATA. Collective. */
+ * av_h5ad_read: fills everything in `dataset` except partition, counts, library, design and the
+ * per-cell arrays' local parts, which hold ALL cells on rank 0 (first = 0, n_local = n_cells there)
+ * and nothing elsewhere. Errors: a name that the file lacks is AV_CONFIG (with av_config_where and
+ * the nearest name); wrong content is AV_BADDATA. Collective. */
 av_status av_h5ad_read_metadata(const av_comm *comm, const av_config *config, av_dataset *dataset,
                                 av_input_plan *plan);
 

@@ -1,6 +1,8 @@
 /* The saved model. Layout: root attributes `format`, `format-version`, `exact`; datasets genes,
- * batches, settings; group arrays with a dataset for each array, under its name. A checksum follows
- * (io/trailer.h).
+ * batches, settings; group arrays with a dataset for each array, under its name. Where the model
+ * has them: datasets labels, categorical_covariates and continuous_covariates (names of obs
+ * columns), and group categories with a dataset 0, 1, ... for each categorical covariate. A
+ * checksum follows (io/trailer.h).
  */
 #include "io/model_file.h"
 
@@ -22,6 +24,10 @@ static const char KEY_VERSION[] = "format-version";
 static const char KEY_EXACT[] = "exact";
 static const char LINK_GENES[] = "genes";
 static const char LINK_BATCHES[] = "batches";
+static const char LINK_LABELS[] = "labels";
+static const char LINK_CATEGORICAL[] = "categorical_covariates";
+static const char LINK_CATEGORIES[] = "categories";
+static const char LINK_CONTINUOUS[] = "continuous_covariates";
 static const char LINK_SETTINGS[] = "settings";
 static const char LINK_ARRAYS[] = "arrays";
 
@@ -33,16 +39,15 @@ void av_model_file_free(av_model_file *model) {
   free(model->arrays);
   av_names_free(&model->genes);
   av_names_free(&model->batches);
+  av_names_free(&model->labels);
+  for (int64_t c = 0; model->categories != NULL && c < model->n_categorical; ++c) {
+    av_names_free(&model->categories[c]);
+  }
+  free(model->categories);
+  av_names_free(&model->categorical_names);
+  av_names_free(&model->continuous_names);
   free(model->settings);
   *model = (av_model_file){0};
-}
-
-static int64_t element_count(const av_named_array *array) {
-  int64_t n = 1;
-  for (int i = 0; i < array->n_dims; ++i) {
-    n *= array->shape[i];
-  }
-  return n;
 }
 
 /* ---- writing ----------------------------------------------------------------------------------
@@ -68,7 +73,7 @@ done:
 
 static av_status put_array(hid_t group, const av_named_array *array, bool exact, const char *what) {
   const hsize_t dims[2] = {(hsize_t)array->shape[0], (hsize_t)array->shape[1]};
-  const int64_t n = element_count(array);
+  const int64_t n = av_array_elements(array);
   float *narrow = NULL;
   if (strchr(array->name, '/') != NULL) {
     return AV_FAIL_BUG("the array name \"%s\" cannot be an HDF5 link", array->name);
@@ -114,6 +119,35 @@ static av_status put_names(hid_t h5, const char *link, const av_names *names, co
   return av_put_plain_strings(h5, link, names->n, (const char *const *)names->at, what);
 }
 
+static av_status put_names_if_any(hid_t h5, const char *link, const av_names *names,
+                                  const char *what) {
+  return names->n > 0 ? put_names(h5, link, names, what) : AV_OK;
+}
+
+/* Link of the categories of covariate c. */
+static const char *categories_link(int64_t c, char room[64]) {
+  snprintf(room, 64, "%s/%lld", LINK_CATEGORIES, (long long)c);
+  return room;
+}
+
+static av_status put_covariates(hid_t h5, const av_model_file *model, const char *what) {
+  AV_TRY(put_names_if_any(h5, LINK_LABELS, &model->labels, what));
+  AV_TRY(put_names_if_any(h5, LINK_CONTINUOUS, &model->continuous_names, what));
+  AV_TRY(put_names_if_any(h5, LINK_CATEGORICAL, &model->categorical_names, what));
+  if (model->n_categorical == 0) {
+    return AV_OK;
+  }
+  hid_t group = -1;
+  AV_TRY(AV_H5_ID(group, H5Gcreate2(h5, LINK_CATEGORIES, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT),
+                  what));
+  av_h5_close(&group);
+  for (int64_t c = 0; c < model->n_categorical; ++c) {
+    char room[64];
+    AV_TRY(put_names(h5, categories_link(c, room), &model->categories[c], what));
+  }
+  return AV_OK;
+}
+
 static av_status put_model(hid_t h5, const av_model_file *model, const char *what) {
   const char *settings = model->settings == NULL ? "" : model->settings;
   AV_TRY(av_put_text_attribute(h5, KEY_FORMAT, FORMAT, what));
@@ -121,6 +155,7 @@ static av_status put_model(hid_t h5, const av_model_file *model, const char *wha
   AV_TRY(put_integer_attribute(h5, KEY_EXACT, model->exact, what));
   AV_TRY(put_names(h5, LINK_GENES, &model->genes, what));
   AV_TRY(put_names(h5, LINK_BATCHES, &model->batches, what));
+  AV_TRY(put_covariates(h5, model, what));
   AV_TRY(av_put_plain_strings(h5, LINK_SETTINGS, 1, &settings, what));
   return put_arrays(h5, model, what);
 }
@@ -186,7 +221,7 @@ static av_status get_array(hid_t group, av_named_array *array, const char *path)
   av_status status = AV_OK;
   AV_GO(status, AV_H5_ID(dataset, H5Dopen2(group, array->name, H5P_DEFAULT), path), done);
   AV_GO(status, get_shape(dataset, array, path), done);
-  array->values = av_calloc((size_t)element_count(array), sizeof *array->values);
+  array->values = av_calloc((size_t)av_array_elements(array), sizeof *array->values);
   if (array->values == NULL) {
     AV_GO(status, av_fail(AV_NOMEM, "out of memory (%s)", array->name), done);
   }
@@ -259,6 +294,30 @@ static av_status check_format(hid_t h5, const char *path) {
   return AV_OK;
 }
 
+static av_status get_names_if_any(hid_t h5, const char *link, const char *path, av_names *names) {
+  bool exists = false;
+  AV_TRY(av_h5_exists(h5, link, &exists));
+  return exists ? av_h5_read_strings(h5, link, path, names, NULL) : AV_OK;
+}
+
+static av_status get_covariates(hid_t h5, av_model_file *model, const char *path) {
+  AV_TRY(get_names_if_any(h5, LINK_LABELS, path, &model->labels));
+  AV_TRY(get_names_if_any(h5, LINK_CONTINUOUS, path, &model->continuous_names));
+  AV_TRY(get_names_if_any(h5, LINK_CATEGORICAL, path, &model->categorical_names));
+  const int64_t n = model->categorical_names.n;
+  model->categories = av_calloc((size_t)n, sizeof *model->categories);
+  AV_TRY_ALLOC(model->categories);
+  model->n_categorical = n;
+  for (int64_t c = 0; c < n; ++c) {
+    char room[64];
+    AV_TRY(av_h5_read_strings(h5, categories_link(c, room), path, &model->categories[c], NULL));
+    if (model->categories[c].n == 0) {
+      return fail_damaged(path, room);
+    }
+  }
+  return AV_OK;
+}
+
 static av_status get_model(hid_t h5, av_model_file *model, const char *path) {
   av_names settings = {0};
   int64_t exact = 0;
@@ -267,6 +326,7 @@ static av_status get_model(hid_t h5, av_model_file *model, const char *path) {
   model->exact = exact != 0;
   AV_TRY(av_h5_read_strings(h5, LINK_GENES, path, &model->genes, NULL));
   AV_TRY(av_h5_read_strings(h5, LINK_BATCHES, path, &model->batches, NULL));
+  AV_TRY(get_covariates(h5, model, path));
   av_status status = av_h5_read_strings(h5, LINK_SETTINGS, path, &settings, NULL);
   if (status == AV_OK) {
     model->settings = settings.n == 1 ? av_strdup(settings.at[0]) : NULL;
@@ -317,7 +377,7 @@ static bool same_array(const av_named_array *a, const av_named_array *b, bool ex
   for (int i = 0; same && i < a->n_dims; ++i) {
     same = a->shape[i] == b->shape[i];
   }
-  const int64_t n = same ? element_count(a) : 0;
+  const int64_t n = same ? av_array_elements(a) : 0;
   for (int64_t i = 0; same && i < n; ++i) {
     const double first = exact ? a->values[i] : (double)(float)a->values[i];
     uint64_t bits[2];
@@ -331,7 +391,13 @@ static bool same_array(const av_named_array *a, const av_named_array *b, bool ex
 static bool same_model(const av_model_file *a, const av_model_file *b) {
   bool same = a->n_arrays == b->n_arrays && a->exact == b->exact &&
               same_names(&a->genes, &b->genes) && same_names(&a->batches, &b->batches) &&
+              same_names(&a->labels, &b->labels) && a->n_categorical == b->n_categorical &&
+              same_names(&a->categorical_names, &b->categorical_names) &&
+              same_names(&a->continuous_names, &b->continuous_names) &&
               strcmp(a->settings == NULL ? "" : a->settings, b->settings) == 0;
+  for (int64_t c = 0; same && c < a->n_categorical; ++c) {
+    same = same_names(&a->categories[c], &b->categories[c]);
+  }
   for (int64_t i = 0; same && i < a->n_arrays; ++i) {
     same = same_array(&a->arrays[i], &b->arrays[i], a->exact);
   }
@@ -380,47 +446,11 @@ av_status av_model_file_write(const av_comm *comm, const char *path, bool overwr
   return av_agree(comm, status);
 }
 
-static av_status share_array(const av_comm *comm, av_named_array *array) {
-  AV_TRY(av_bcast_text(comm, &array->name));
-  int64_t facts[3] = {array->n_dims, array->shape[0], array->shape[1]};
-  AV_TRY(av_bcast(comm, facts, (int64_t)sizeof facts));
-  av_status status = AV_OK;
-  if (comm->rank != 0) {
-    array->n_dims = (int)facts[0];
-    array->shape[0] = facts[1];
-    array->shape[1] = facts[2];
-    array->values = av_calloc((size_t)element_count(array), sizeof *array->values);
-    status = array->values == NULL ? av_fail(AV_NOMEM, "out of memory (%s)", array->name) : AV_OK;
-  }
-  AV_TRY(av_agree(comm, status));
-  return av_bcast(comm, array->values, element_count(array) * (int64_t)sizeof *array->values);
-}
-
-static av_status share_model(const av_comm *comm, av_model_file *model) {
-  int64_t facts[2] = {model->n_arrays, model->exact};
-  AV_TRY(av_bcast(comm, facts, (int64_t)sizeof facts));
-  AV_TRY(av_names_bcast(comm, &model->genes));
-  AV_TRY(av_names_bcast(comm, &model->batches));
-  AV_TRY(av_bcast_text(comm, &model->settings));
-  av_status status = AV_OK;
-  if (comm->rank != 0) {
-    model->exact = facts[1] != 0;
-    model->arrays = av_calloc((size_t)facts[0], sizeof *model->arrays);
-    model->n_arrays = model->arrays == NULL ? 0 : facts[0];
-    status = model->arrays == NULL ? av_fail(AV_NOMEM, "out of memory (model)") : AV_OK;
-  }
-  AV_TRY(av_agree(comm, status));
-  for (int64_t i = 0; i < facts[0]; ++i) {
-    AV_TRY(share_array(comm, &model->arrays[i]));
-  }
-  return AV_OK;
-}
-
 av_status av_model_file_read(const av_comm *comm, const char *path, av_model_file *model) {
   *model = (av_model_file){0};
   av_status status = av_agree(comm, comm->rank == 0 ? read_model(path, path, model) : AV_OK);
   if (status == AV_OK) {
-    status = share_model(comm, model);
+    status = av_model_file_share(comm, model);
   }
   if (status != AV_OK) {
     av_model_file_free(model);

@@ -27,6 +27,9 @@ static inline double av_digamma(double x) {
 /* log(1 + e^x), no overflow. */
 static inline double av_softplus(double x) { return x > 0.0 ? x + log1p(exp(-x)) : log1p(exp(x)); }
 
+/* log of softplus: x itself far below 0, where softplus(x) = e^x (1 - e^x / 2 + ...) underflows. */
+static inline double av_log_softplus(double x) { return x < -40.0 ? x : log(av_softplus(x)); }
+
 /* 1 / (1 + e^-x), no overflow. */
 static inline double av_sigmoid(double x) {
   if (x >= 0.0) {
@@ -34,6 +37,11 @@ static inline double av_sigmoid(double x) {
   }
   const double e = exp(x);
   return e / (1.0 + e);
+}
+
+/* d log softplus(x) / dx = sigmoid(x) / softplus(x), 1 far below 0. */
+static inline double av_log_softplus_slope(double x) {
+  return x < -40.0 ? 1.0 : av_sigmoid(x) / av_softplus(x);
 }
 
 #endif

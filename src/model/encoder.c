@@ -15,15 +15,16 @@ void av_encode(av_vae *vae, const av_pass *p) {
   av_backend *be = vae->be;
   const av_layout *layout = &vae->layout;
   const av_model_spec *spec = &layout->spec;
-  be->ops->sparse_linear(be, p->batch, spec->log1p, layout->first.n_out,
+  be->ops->sparse_linear(be, p->batch, spec->log1p, spec->encode_covariates, layout->first.n_out,
                          av_param(vae, layout->first.w), av_param(vae, layout->first.b),
                          vae->first.pre);
-  av_activate(vae, p, &layout->first, &vae->first, 0, spec->dropout);
+  av_activate(vae, p, &layout->first, av_encoder_stack(vae, &layout->first), &vae->first, 0);
   const av_real *x = vae->first.act;
   int64_t stride = layout->first.n_out;
   for (int64_t i = 0; i + 1 < spec->n_layers; ++i) {
-    av_layer_forward(vae, p, &layout->encoder[i], x, stride, &vae->encoder[i], encoder_number(i),
-                     spec->dropout);
+    const av_layer *layer = &layout->encoder[i];
+    av_layer_forward(vae, p, layer, av_encoder_stack(vae, layer), x, stride, &vae->encoder[i],
+                     encoder_number(i));
     x = vae->encoder[i].act;
     stride = spec->n_hidden;
   }
@@ -55,9 +56,10 @@ void av_encode_grad(av_vae *vae, const av_pass *p) {
   for (int64_t i = spec->n_layers - 2; i >= 0; --i) {
     const bool lowest = i == 0;
     const int64_t width = lowest ? first_width : hidden_width;
-    av_layer_backward(vae, p, &layout->encoder[i],
+    const av_layer *layer = &layout->encoder[i];
+    av_layer_backward(vae, p, layer, av_encoder_stack(vae, layer),
                       lowest ? vae->first.act : vae->encoder[i - 1].act, width, &vae->encoder[i],
-                      encoder_number(i), spec->dropout, d, lowest ? vae->dfirst : dx, width);
+                      encoder_number(i), d, lowest ? vae->dfirst : dx, width);
     av_real *const spare = d;
     d = dx;
     dx = spare;
@@ -69,7 +71,9 @@ void av_encode_grad(av_vae *vae, const av_pass *p) {
                          av_param(vae, layout->l_w), vae->dl_head, dl_act, first_width,
                          av_grad_at(vae, layout->l_w), av_grad_at(vae, layout->l_b));
   }
-  av_activate_grad(vae, p, &layout->first, &vae->first, 0, spec->dropout, vae->dfirst);
-  be->ops->sparse_linear_grad(be, p->batch, spec->log1p, first_width, vae->dfirst,
-                              av_grad_at(vae, layout->first.w), av_grad_at(vae, layout->first.b));
+  av_activate_grad(vae, p, &layout->first, av_encoder_stack(vae, &layout->first), &vae->first, 0,
+                   vae->dfirst);
+  be->ops->sparse_linear_grad(be, p->batch, spec->log1p, spec->encode_covariates, first_width,
+                              vae->dfirst, av_grad_at(vae, layout->first.w),
+                              av_grad_at(vae, layout->first.b));
 }

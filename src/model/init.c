@@ -62,8 +62,15 @@ void av_init_values(const av_layout *layout, uint64_t seed, double *params, doub
 
 /* ---- values from the data ---- */
 
-/* Sums over the training cells: s the library size of a cell, x a count. */
-enum { SUM_CELLS, SUM_S, SUM_SS, SUM_LOG, SUM_LOG_SQUARE, N_TOTALS };
+/* Chosen on real files (tests/quality/start_values.md). */
+static const double linear_scale = 0.6;     /* of a linear decoder's weights */
+static const double factor_scale = 0.3;     /* of scVI's, and BatchNorm's gamma */
+static const double inflation_logit = -1.5; /* of an extra zero */
+static const double root_cells = 200.0;     /* cells for half of the way to the root of theta */
+
+/* Sums over the training cells: s the size of a cell (its total count or size factor), x a count.
+ */
+enum { SUM_CELLS, SUM_S, SUM_SS, SUM_LOG, SUM_LOG_SQUARE, SUM_X, N_TOTALS };
 typedef struct count_sums {
   av_wide *total;       /* (N_TOTALS), first of one block with the next three */
   av_wide *x, *xx, *sx; /* (G) sum x, sum x^2, sum s x */
@@ -82,13 +89,14 @@ static av_status add_cells(const av_dataset *dataset, const int8_t *split, count
     status = av_fail(AV_NOMEM, "out of memory (one row of %zu counts)", longest);
   }
   for (int64_t i = 0; status == AV_OK && i < dataset->n_local; ++i) {
-    const double s = dataset->library[i];
-    if (split[i] != AV_SPLIT_TRAIN || s <= 0.0) {
+    if (split[i] != AV_SPLIT_TRAIN || dataset->library[i] <= 0.0) {
       continue;
     }
+    const double s = av_size(dataset, i);
     const double log_s = log(s);
     av_wide_add(&sums->total[SUM_CELLS], 1.0);
     av_wide_add(&sums->total[SUM_S], s);
+    av_wide_add(&sums->total[SUM_X], dataset->library[i]);
     av_wide_add(&sums->total[SUM_SS], s * s);
     av_wide_add(&sums->total[SUM_LOG], log_s);
     av_wide_add(&sums->total[SUM_LOG_SQUARE], log_s * log_s);
@@ -105,8 +113,11 @@ static av_status add_cells(const av_dataset *dataset, const int8_t *split, count
   return status;
 }
 
-/* theta by moments, given the gene's frequency f. */
-static double dispersion(const count_sums *sums, int64_t g, double f) {
+/* log theta, given the gene's frequency f. Moments count as noise all that the factors will
+ * explain: with them the genes that tell cells apart start with the smallest theta, weigh least and
+ * stay behind (lower label accuracy and likelihood). The more cells there are, the more is
+ * explained: theta goes from moments to 3 times their root. */
+static double log_dispersion(const count_sums *sums, int64_t g, double f) {
   const double n = total_of(sums, SUM_CELLS);
   const double ss = total_of(sums, SUM_SS);
   const double xx = av_wide_value(&sums->xx[g]);
@@ -115,32 +126,72 @@ static double dispersion(const count_sums *sums, int64_t g, double f) {
   const double mean_square = f * f * ss / n;
   const double spread = (xx - 2.0 * f * sx + f * f * ss) / n;
   const double theta = mean_square / fmax(spread - mean, 1e-3 * mean_square);
-  return fmin(fmax(theta, 0.05), 100.0);
+  const double moments = log(fmin(fmax(theta, 1e-2), 100.0));
+  return moments + n / (n + root_cells) * (log(3.0) - 0.5 * moments);
 }
 
-/* Frequency of gene g, with half a count added. */
+/* Share of gene g in a cell of size 1, with half a count added to every gene. */
 static double frequency(const count_sums *sums, int64_t n_genes, int64_t g) {
-  return (av_wide_value(&sums->x[g]) + 0.5) / (total_of(sums, SUM_S) + 0.5 * (double)n_genes);
+  const double counts = total_of(sums, SUM_X);
+  const double smoothed = (av_wide_value(&sums->x[g]) + 0.5) / (counts + 0.5 * (double)n_genes);
+  return smoothed * counts / total_of(sums, SUM_S); /* the last factor is 1 without size factors */
+}
+
+/* The logit that gives `rate` under the decoder's last function, softmax up to a constant. */
+static double logit_of(const av_model_spec *spec, double rate) {
+  if (!spec->size_factor) {
+    return log(rate);
+  }
+  return rate > 30.0 ? rate : log(expm1(rate)); /* inverse softplus */
+}
+
+/* What is added to the logits of a head, (G): BatchNorm's shift or a bias; NULL if it has neither.
+ */
+static double *intercept_of(const av_gene_head *head, double *params) {
+  const int64_t at = head->beta >= 0 ? head->beta : head->b;
+  return head->w < 0 || at < 0 ? NULL : params + at;
+}
+
+/* Cells start near the mean, with small factors and, in a linear decoder, no offsets of batches and
+ * covariates. Under BatchNorm gamma alone says how large factors are; small weights let Adam, whose
+ * steps have one size, turn them and learn the offsets sooner, before z has learnt the batch. */
+static void set_factor_scale(const av_layout *layout, double *params) {
+  const av_gene_head *head = &layout->scale;
+  const int64_t genes = layout->spec.n_genes;
+  const double scale = layout->spec.linear ? linear_scale : factor_scale;
+  for (int64_t i = 0; i < (head->n_in + head->n_onehot) * genes; ++i) {
+    params[head->w + i] *= i < head->n_in * genes ? scale : 0.0;
+  }
+  for (int64_t g = 0; head->gamma >= 0 && g < genes; ++g) {
+    params[head->gamma + g] = factor_scale;
+  }
 }
 
 static void set_decoder(const av_layout *layout, const count_sums *sums, double *params) {
-  const int64_t genes = layout->spec.n_genes;
-  const int64_t intercept = layout->spec.linear ? layout->scale.beta : layout->scale.b;
-  double mean_log = 0.0;
-  for (int64_t g = 0; g < genes; ++g) {
-    mean_log += log(frequency(sums, genes, g)) / (double)genes;
+  const av_model_spec *spec = &layout->spec;
+  const int64_t genes = spec->n_genes;
+  double *scale = intercept_of(&layout->scale, params);
+  double *dropout = intercept_of(&layout->dropout, params);
+  double *px_r = intercept_of(&layout->px_r_head, params);
+  double middle = 0.0; /* softmax does not see a constant: their mean is taken away */
+  for (int64_t g = 0; g < genes && !spec->size_factor; ++g) {
+    middle += log(frequency(sums, genes, g)) / (double)genes;
   }
+  set_factor_scale(layout, params);
   for (int64_t g = 0; g < genes; ++g) {
     const double f = frequency(sums, genes, g);
-    params[intercept + g] += log(f) - mean_log;
-    for (int64_t row = 0; row < av_spec_dispersions(&layout->spec); ++row) {
-      params[layout->px_r + row * genes + g] = log(dispersion(sums, g, f));
+    const double log_theta = log_dispersion(sums, g, f);
+    if (scale != NULL) {
+      scale[g] += logit_of(spec, f) - middle;
     }
-    if (layout->spec.linear) {
-      params[layout->scale.gamma + g] = 0.3;
+    if (dropout != NULL) {
+      dropout[g] = inflation_logit;
     }
-    if (av_spec_inflated(&layout->spec)) {
-      params[(layout->spec.linear ? layout->dropout.beta : layout->dropout.b) + g] = -3.0;
+    if (px_r != NULL) {
+      px_r[g] = log_theta;
+    }
+    for (int64_t row = 0; row < av_spec_dispersions(spec); ++row) {
+      params[layout->px_r + row * genes + g] = log_theta;
     }
   }
 }

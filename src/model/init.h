@@ -11,8 +11,9 @@
 void av_init_values(const av_layout *layout, uint64_t seed, double *params, double *running);
 
 /* Then, for model.init = data, what the counts of the training cells say (model.md section 7):
- * decoder intercepts from log frequencies, dispersions by moments, the library encoder's heads,
- * rare zero inflation. split (n_local): AV_SPLIT_*. Order-free sums. Collective. */
+ * decoder intercepts from log frequencies, dispersions between moments and their root, small
+ * factors, the library encoder's heads, rare zero inflation. tests/quality/start_values.md compares
+ * both starts on real files. split (n_local): AV_SPLIT_*. Order-free sums. Collective. */
 av_status av_init_from_data(const av_comm *comm, const av_dataset *dataset, const int8_t *split,
                             const av_layout *layout, double *params);
 

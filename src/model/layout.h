@@ -11,20 +11,23 @@
 
 #include "model/spec.h"
 
-/* Linear -> BatchNorm -> ReLU: offsets into params and running. */
+/* Linear -> BatchNorm -> ReLU: offsets into params and running. The first encoder layer's n_in are
+ * the genes; n_continuous and n_onehot follow there with encode_covariates. */
 typedef struct av_layer {
-  int64_t n_in, n_onehot, n_out;
-  int64_t w, b, gamma, beta; /* offsets of (n_in + n_onehot, n_out), (n_out), (n_out), (n_out) */
-  int64_t running;           /* offset of (2, n_out) in the running buffer */
+  int64_t n_in, n_continuous, n_onehot, n_out;
+  int64_t w, b;        /* (n_in + n_continuous + n_onehot, n_out), (n_out) */
+  int64_t gamma, beta; /* (n_out); -1 without BatchNorm */
+  int64_t running;     /* (2, n_out) in the running buffer; -1 without BatchNorm */
 } av_layer;
 
-/* A dense head to genes, or a linear decoder's Linear + BatchNorm: offsets. */
+/* A dense head to genes, or a linear decoder's Linear + BatchNorm: offsets, -1 for what it lacks.
+ */
 typedef struct av_gene_head {
   int64_t n_in, n_onehot;
-  int64_t w;           /* (n_in + n_onehot, G) */
-  int64_t b;           /* (G), scVI; -1 in a linear decoder */
-  int64_t gamma, beta; /* (G), linear decoder; else -1 */
-  int64_t running;     /* (2, G), linear decoder; else -1 */
+  int64_t w;           /* (n_in + n_onehot, G); -1: the model has no such head */
+  int64_t b;           /* (G) */
+  int64_t gamma, beta; /* (G), linear decoder with BatchNorm */
+  int64_t running;     /* (2, G), likewise */
 } av_gene_head;
 
 typedef enum av_tensor_role {
@@ -47,13 +50,16 @@ typedef struct av_tensor {
 
 typedef struct av_layout {
   av_model_spec spec;
-  av_layer first;              /* (G, H or 2H) */
-  av_layer *encoder;           /* (n_layers - 1) further layers of the z encoder */
-  int64_t z_w, z_b;            /* (H, 2K), (2K) */
-  int64_t l_w, l_b;            /* (H, 2), (2); -1 with an observed library */
-  av_layer *decoder;           /* (n_layers) scVI; none when linear */
-  av_gene_head scale, dropout; /* dropout: ZINB only, w = -1 otherwise */
-  int64_t px_r;                /* (dispersions, G) */
+  av_layer first;         /* (genes and covariates, H or 2H) */
+  av_layer *encoder;      /* (n_layers - 1) further layers of the z encoder */
+  int64_t z_w, z_b;       /* (H, 2K), (2K) */
+  int64_t l_w, l_b;       /* (H, 2), (2); -1 without a latent library */
+  int64_t decoder_begin;  /* params from here on are the decoder's */
+  av_layer *decoder;      /* (n_layers) scVI; none when linear */
+  av_gene_head scale;     /* rho */
+  av_gene_head dropout;   /* zero-inflation logits: ZINB */
+  av_gene_head px_r_head; /* px_r of each cell: gene-cell dispersion */
+  int64_t px_r;           /* (dispersions, G); -1 with gene-cell */
   int64_t n_params, n_running;
   int64_t n_trained; /* parameters proper, without alignment gaps */
   int64_t n_tensors;

@@ -1,6 +1,5 @@
 #include "model/saved.h"
 
-#include "base/log.h"
 #include "base/memory.h"
 
 #include <math.h>
@@ -77,15 +76,33 @@ static av_status export_prior(const char *name, const av_values *values, int64_t
   return AV_OK;
 }
 
+static av_status copy_names(av_names *copy, const av_names *names) {
+  return av_names_copy(copy, names->n, (const char *const *)names->at);
+}
+
+/* Batches, covariates, and labels where px_r has columns for them. */
+static av_status export_categories(const av_dataset *dataset, const av_layout *layout,
+                                   av_model_file *file) {
+  AV_TRY(copy_names(&file->batches, &dataset->batch.levels));
+  AV_TRY(copy_names(&file->continuous_names, &dataset->continuous_names));
+  AV_TRY(copy_names(&file->categorical_names, &dataset->categorical_names));
+  file->categories = av_calloc((size_t)dataset->n_categorical, sizeof *file->categories);
+  AV_TRY_ALLOC(file->categories);
+  file->n_categorical = dataset->n_categorical;
+  for (int64_t c = 0; c < dataset->n_categorical; ++c) {
+    AV_TRY(copy_names(&file->categories[c], &dataset->categorical[c].levels));
+  }
+  return layout->spec.n_labels > 0 ? copy_names(&file->labels, &dataset->label.levels) : AV_OK;
+}
+
 static av_status export_all(const av_config *config, const av_dataset *dataset,
                             const av_layout *layout, const av_values *values, av_model_file *file) {
   file->arrays = av_calloc((size_t)layout->n_tensors + 2, sizeof *file->arrays);
   file->settings = av_config_text(config);
   AV_TRY_ALLOC(file->arrays);
   AV_TRY_ALLOC(file->settings);
-  AV_TRY(av_names_copy(&file->genes, dataset->genes.n, (const char *const *)dataset->genes.at));
-  AV_TRY(av_names_copy(&file->batches, dataset->batch.levels.n,
-                       (const char *const *)dataset->batch.levels.at));
+  AV_TRY(copy_names(&file->genes, &dataset->genes));
+  AV_TRY(export_categories(dataset, layout, file));
   for (int64_t t = 0; t < layout->n_tensors; ++t) {
     AV_TRY(export_tensor(&layout->tensors[t], values, &file->arrays[file->n_arrays++]));
   }
@@ -110,168 +127,6 @@ av_status av_saved_write(const av_comm *comm, const av_config *config, const av_
 }
 
 /* ---- loading ---- */
-
-/* Keys of [model] are compared and taken over by type; init and load say where values come from and
- * stay the user's. */
-#define TAKE(name)                                                                     \
-  if (strcmp(#name, "init") != 0) {                                                    \
-    if (mine->model.name##_given && mine->model.name != theirs->model.name) {          \
-      status = av_fail(AV_CONFIG,                                                      \
-                       "%s: the model in %s was fitted with another value; leave the " \
-                       "key out",                                                      \
-                       av_config_where(mine, "model", #name), mine->model.load);       \
-    }                                                                                  \
-    mine->model.name = theirs->model.name;                                             \
-  }
-#define TAKE_BOOL(name) TAKE(name)
-#define TAKE_INT(name) TAKE(name)
-#define TAKE_REAL(name) TAKE(name)
-#define TAKE_CHOICE(name) TAKE(name)
-#define TAKE_TEXT(name)
-#define TAKE_data(type, name)
-#define TAKE_model(type, name) TAKE_##type(name)
-#define TAKE_train(type, name)
-#define TAKE_output(type, name)
-#define TAKE_runtime(type, name)
-#define AV_SECTION(name, sentence)
-#define AV_SECTION_END(name)
-#define AV_KEY(section, name, type, default_value, low, high, choices, sentence) \
-  TAKE_##section(type, name)
-
-static av_status take_model_section(av_config *mine, const av_config *theirs) {
-  av_status status = AV_OK;
-#include "config/config.def"
-  return status;
-}
-
-static av_status take_genes(const av_model_file *file, av_config *config) {
-  if (config->data.subset_genes_given) {
-    return AV_OK;
-  }
-  const int64_t n = file->genes.n;
-  char **names = av_calloc((size_t)n, sizeof *names);
-  AV_TRY_ALLOC(names);
-  for (int64_t g = 0; g < n; ++g) {
-    names[g] = av_strdup(file->genes.at[g]);
-    if (names[g] == NULL) {
-      while (g-- > 0) {
-        free(names[g]);
-      }
-      free(names);
-      return av_fail(AV_NOMEM, "out of memory (%lld gene names)", (long long)n);
-    }
-  }
-  config->data.subset_genes = (av_name_list){.n = n, .at = names};
-  return AV_OK;
-}
-
-av_status av_saved_apply_settings(const av_model_file *file, av_config *config) {
-  av_config theirs = {0};
-  av_status status = av_config_defaults(&theirs);
-  if (status == AV_OK) {
-    status = av_config_parse(&theirs, config->model.load, file->settings, 0, NULL);
-  }
-  if (status == AV_OK) {
-    status = take_model_section(config, &theirs);
-  }
-  av_config_free(&theirs);
-  AV_TRY(status);
-  if (!config->output.loadings_given) {
-    config->output.loadings = config->model.linear_decoder;
-  }
-  return take_genes(file, config);
-}
-
-/* The first names of a list, for a message. Owned by the caller. */
-static char *listed(const av_names *names) {
-  enum { SHOWN = 20 };
-  char *text = av_strdup("");
-  for (int64_t i = 0; text != NULL && i < names->n && i < SHOWN; ++i) {
-    char *longer = av_format("%s%s%s", text, i > 0 ? ", " : "", names->at[i]);
-    free(text);
-    text = longer;
-  }
-  if (text != NULL && names->n > SHOWN) {
-    char *longer = av_format("%s and %lld more", text, (long long)(names->n - SHOWN));
-    free(text);
-    text = longer;
-  }
-  return text;
-}
-
-static av_status unknown_batch(const av_model_file *file, const av_dataset *dataset,
-                               const char *name) {
-  char *known = listed(&file->batches);
-  const av_status status = av_fail(AV_BADDATA, "%s: batch \"%s\" is not one the model knows: %s",
-                                   dataset->input_path, name, known == NULL ? "" : known);
-  free(known);
-  return status;
-}
-
-/* Renumbers batch codes to the model's. */
-static av_status match_batches(const av_model_file *file, const av_config *config,
-                               av_dataset *dataset) {
-  const int64_t n_model = file->batches.n;
-  if (n_model > 1 && config->data.batch_key == NULL) {
-    return av_fail(AV_CONFIG,
-                   "%s: the model has %lld batches; say which obs column holds them with [data] "
-                   "batch_key",
-                   config->model.load, (long long)n_model);
-  }
-  if (n_model == 1) {
-    if (dataset->has_batch) {
-      av_warn("%s: the model was fitted without batches: obs[%s] is not used", config->model.load,
-              config->data.batch_key);
-    }
-    memset(dataset->batch.code, 0, (size_t)dataset->n_local * sizeof *dataset->batch.code);
-    return AV_OK;
-  }
-  av_name_index *index = NULL;
-  AV_TRY(av_name_index_create(&index, &file->batches));
-  int32_t *place = av_malloc((size_t)dataset->batch.levels.n, sizeof *place);
-  av_status status = place == NULL ? av_fail(AV_NOMEM, "out of memory (batches)") : AV_OK;
-  for (int64_t s = 0; status == AV_OK && s < dataset->batch.levels.n; ++s) {
-    place[s] = (int32_t)av_name_index_find(index, dataset->batch.levels.at[s]);
-    if (place[s] < 0) {
-      status = unknown_batch(file, dataset, dataset->batch.levels.at[s]);
-    }
-  }
-  for (int64_t i = 0; status == AV_OK && i < dataset->n_local; ++i) {
-    dataset->batch.code[i] = place[dataset->batch.code[i]];
-  }
-  free(place);
-  av_name_index_free(&index);
-  return status;
-}
-
-av_status av_saved_match(const av_comm *comm, const av_model_file *file, const av_config *config,
-                         av_dataset *dataset) {
-  av_status status = AV_OK;
-  if (dataset->genes.n != file->genes.n) {
-    status = av_fail(AV_CONFIG, "%s: the model has %lld genes, the data %lld", config->model.load,
-                     (long long)file->genes.n, (long long)dataset->genes.n);
-  }
-  for (int64_t g = 0; status == AV_OK && g < dataset->genes.n; ++g) {
-    if (strcmp(dataset->genes.at[g], file->genes.at[g]) != 0) {
-      status =
-          av_fail(AV_CONFIG,
-                  "%s: gene %lld of the model is %s, but the data gives %s there; leave [data] "
-                  "subset_genes out",
-                  config->model.load, (long long)g, file->genes.at[g], dataset->genes.at[g]);
-    }
-  }
-  if (status == AV_OK) {
-    status = match_batches(file, config, dataset);
-  }
-  AV_TRY(av_agree(comm, status));
-  av_names levels = {0};
-  status = av_names_copy(&levels, file->batches.n, (const char *const *)file->batches.at);
-  AV_TRY(av_agree(comm, status));
-  av_names_free(&dataset->batch.levels);
-  dataset->batch.levels = levels;
-  dataset->has_batch = file->batches.n > 1;
-  return AV_OK;
-}
 
 static const av_named_array *find(const av_model_file *file, const char *name) {
   for (int64_t i = 0; i < file->n_arrays; ++i) {

@@ -5,6 +5,7 @@
 #include "base/memory.h"
 #include "model/vae_parts.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 /* ---- life ---- */
@@ -23,6 +24,9 @@ static av_status take_hidden(av_vae *vae, av_hidden *arrays, int64_t n) {
 static av_status take_folded(av_vae *vae, av_folded *arrays, const av_gene_head *head) {
   const int64_t genes = vae->layout.spec.n_genes;
   const int64_t width = head->n_in + head->n_onehot;
+  if (head->w < 0) {
+    return AV_OK;
+  }
   AV_TRY(take(vae, AV_REAL, width * genes, &arrays->a));
   AV_TRY(take(vae, AV_REAL, genes, &arrays->c));
   AV_TRY(take(vae, AV_REAL, genes, &arrays->inv_sigma));
@@ -38,22 +42,24 @@ static av_status take_layers(av_vae *vae) {
   for (int64_t i = 0; i + 1 < spec->n_layers; ++i) {
     AV_TRY(take_hidden(vae, &vae->encoder[i], spec->n_hidden));
   }
-  if (!spec->linear) {
-    for (int64_t i = 0; i < spec->n_layers; ++i) {
-      AV_TRY(take_hidden(vae, &vae->decoder[i], spec->n_hidden));
-    }
+  for (int64_t i = 0; i < av_decoder_depth(vae); ++i) {
+    AV_TRY(take_hidden(vae, &vae->decoder[i], spec->n_hidden));
+  }
+  if (!av_is_folded(vae)) {
     return AV_OK;
   }
-  const int64_t k = spec->n_latent;
-  AV_TRY(take(vae, AV_SUM, spec->n_batches * (1 + k) + k * k, &vae->fold_stats));
+  vae->n_fold_stats = av_fold_stats_size(vae->design, layout->scale.n_in, layout->scale.n_onehot);
+  AV_TRY(take(vae, AV_SUM, vae->n_fold_stats, &vae->fold_stats));
   AV_TRY(take_folded(vae, &vae->scale, &layout->scale));
-  return av_spec_inflated(spec) ? take_folded(vae, &vae->dropout, &layout->dropout) : AV_OK;
+  AV_TRY(take_folded(vae, &vae->dropout, &layout->dropout));
+  return take_folded(vae, &vae->px_r_head, &layout->px_r_head);
 }
 
 static av_status take_arrays(av_vae *vae, const double *prior) {
   const av_layout *layout = &vae->layout;
   const av_model_spec *spec = &layout->spec;
   const int64_t rows = vae->max_rows;
+  const int64_t decoder_input = rows * av_spec_decoder_input(spec);
   vae->encoder = av_calloc((size_t)spec->n_layers, sizeof *vae->encoder);
   vae->decoder = av_calloc((size_t)spec->n_layers, sizeof *vae->decoder);
   AV_TRY_ALLOC(vae->encoder);
@@ -69,8 +75,8 @@ static av_status take_arrays(av_vae *vae, const double *prior) {
   AV_TRY(take_layers(vae));
   AV_TRY(take(vae, AV_REAL, rows * 2 * spec->n_latent, &vae->z_head));
   AV_TRY(take(vae, AV_REAL, rows * 2 * spec->n_latent, &vae->dz_head));
-  AV_TRY(take(vae, AV_REAL, rows * spec->n_latent, &vae->z));
-  AV_TRY(take(vae, AV_REAL, rows * spec->n_latent, &vae->dz));
+  AV_TRY(take(vae, AV_REAL, decoder_input, &vae->z));
+  AV_TRY(take(vae, AV_REAL, decoder_input, &vae->dz));
   AV_TRY(take(vae, AV_REAL, rows, &vae->l));
   AV_TRY(take(vae, AV_REAL, rows, &vae->dl));
   if (spec->latent_library) {
@@ -85,13 +91,14 @@ static av_status take_arrays(av_vae *vae, const double *prior) {
 }
 
 av_status av_vae_create(av_vae **vae, av_backend *be, const av_model_spec *spec,
-                        const double *prior, int64_t max_rows) {
+                        const av_design *design, const double *prior, int64_t max_rows) {
   av_vae *made = av_calloc(1, sizeof *made);
   av_status status = AV_OK;
   if (made == NULL) {
     status = av_fail(AV_NOMEM, "out of memory (model)");
   } else {
     made->be = be;
+    made->design = design;
     made->max_rows = max_rows > 0 ? max_rows : 1;
     status = av_layout_create(&made->layout, spec);
     if (status == AV_OK) {
@@ -148,6 +155,8 @@ void av_vae_free(av_vae **vae_pointer) {
   }
   free_folded(vae, &vae->scale);
   free_folded(vae, &vae->dropout);
+  free_folded(vae, &vae->px_r_head);
+  free(vae->norm_sums);
   free(vae->encoder);
   free(vae->decoder);
   av_layout_free(&vae->layout);
@@ -173,9 +182,11 @@ av_status av_vae_get_gradients(av_vae *vae, double *grads) {
   return vae->be->ops->read(vae->be, AV_GRAD, vae->grads, vae->layout.n_params, grads);
 }
 
-static av_latent latent_of(const av_vae *vae, const av_pass *p, bool sample) {
+av_latent av_latent_of(const av_vae *vae, const av_pass *p, bool sample) {
   const av_model_spec *spec = &vae->layout.spec;
   return (av_latent){.n_latent = spec->n_latent,
+                     .stride = av_spec_decoder_input(spec),
+                     .simplex = spec->simplex,
                      .latent_library = spec->latent_library,
                      .sample = sample,
                      .kl_weight = p->kl_weight,
@@ -184,42 +195,50 @@ static av_latent latent_of(const av_vae *vae, const av_pass *p, bool sample) {
 
 /* ---- training ---- */
 
-void av_vae_step(av_vae *vae, const av_batch *batch, int64_t n_rows, int64_t n_cells, av_draw draw,
+void av_vae_freeze_encoder(av_vae *vae) { vae->frozen_encoder = true; }
+
+void av_vae_step(av_vae *vae, const av_batch *batch, int64_t n_cells, av_draw draw,
                  double kl_weight) {
-  (void)n_rows;
   av_backend *be = vae->be;
   const av_pass p = {
       .batch = batch, .n_cells = n_cells, .training = true, .draw = draw, .kl_weight = kl_weight};
-  const av_latent latent = latent_of(vae, &p, true);
-  av_encode(vae, &p);
+  av_pass encoding = p;
+  encoding.training = !vae->frozen_encoder;
+  const av_latent latent = av_latent_of(vae, &p, true);
+  av_encode(vae, &encoding);
   be->ops->latent_draw(be, batch, &latent, vae->z_head, vae->l_head, vae->prior, vae->z, vae->l,
                        vae->losses);
   av_decode_train(vae, &p);
-  be->ops->latent_grad(be, batch, &latent, vae->z_head, vae->l_head, vae->prior, vae->dz, vae->dl,
-                       vae->dz_head, vae->dl_head);
-  av_encode_grad(vae, &p);
+  if (!vae->frozen_encoder) {
+    be->ops->latent_grad(be, batch, &latent, vae->z_head, vae->l_head, vae->prior, vae->z, vae->dz,
+                         vae->dl, vae->dz_head, vae->dl_head);
+    av_encode_grad(vae, &p);
+  }
 }
 
 void av_vae_update(av_vae *vae, const av_adam *adam) {
   av_backend *be = vae->be;
-  av_backend_allreduce(be, AV_GRAD, vae->grads, vae->layout.n_params);
-  be->ops->adam(be, adam, vae->layout.n_params, vae->params, vae->grads, vae->m, vae->v);
+  const int64_t first = vae->frozen_encoder ? vae->layout.decoder_begin : 0;
+  const int64_t n = vae->layout.n_params - first;
+  av_backend_allreduce(be, AV_GRAD, av_grad_at(vae, first), n);
+  be->ops->adam(be, adam, n, av_param(vae, first), av_grad_at(vae, first),
+                av_backend_at(be, AV_REAL, vae->m, first),
+                av_backend_at(be, AV_REAL, vae->v, first));
 }
 
 /* ---- evaluation and inference ---- */
 
 void av_vae_begin_inference(av_vae *vae) {
-  if (vae->layout.spec.linear) {
+  if (av_is_folded(vae)) {
     const av_pass p = {.training = false};
     av_fold_heads(vae, &p);
   }
 }
 
-void av_vae_evaluate(av_vae *vae, const av_batch *batch, int64_t n_rows, av_draw draw) {
-  (void)n_rows;
+void av_vae_evaluate(av_vae *vae, const av_batch *batch, av_draw draw) {
   av_backend *be = vae->be;
   const av_pass p = {.batch = batch, .draw = draw};
-  const av_latent latent = latent_of(vae, &p, true);
+  const av_latent latent = av_latent_of(vae, &p, true);
   const av_decode decode = av_decode_of(vae, false);
   av_encode(vae, &p);
   be->ops->latent_draw(be, batch, &latent, vae->z_head, vae->l_head, vae->prior, vae->z, vae->l,
@@ -228,32 +247,37 @@ void av_vae_evaluate(av_vae *vae, const av_batch *batch, int64_t n_rows, av_draw
   be->ops->decode_nll(be, batch, &decode, x, vae->l, vae->losses, NULL, NULL);
 }
 
-av_status av_vae_encode(av_vae *vae, const av_batch *batch, int64_t n_rows, double *z_mean) {
+av_status av_vae_encode(av_vae *vae, const av_batch *batch, int64_t n_rows, double *z_mean,
+                        double *z_variance) {
   av_backend *be = vae->be;
   const int64_t k = vae->layout.spec.n_latent;
   const av_pass p = {.batch = batch};
   av_encode(vae, &p);
-  if (z_mean == NULL || n_rows == 0) {
+  if (n_rows == 0 || (z_mean == NULL && z_variance == NULL)) {
     return AV_OK;
   }
   double *heads = av_malloc((size_t)(n_rows * 2 * k), sizeof *heads);
   AV_TRY_ALLOC(heads);
   const av_status status = be->ops->read(be, AV_REAL, vae->z_head, n_rows * 2 * k, heads);
-  for (int64_t i = 0; i < n_rows; ++i) {
+  for (int64_t i = 0; status == AV_OK && i < n_rows; ++i) {
     for (int64_t j = 0; j < k; ++j) {
-      z_mean[i * k + j] = heads[i * 2 * k + j];
+      if (z_mean != NULL) {
+        z_mean[i * k + j] = heads[i * 2 * k + j];
+      }
+      if (z_variance != NULL) {
+        z_variance[i * k + j] = exp(heads[i * 2 * k + k + j]) + AV_VARIANCE_FLOOR;
+      }
     }
   }
   free(heads);
   return status;
 }
 
-av_status av_vae_decode(av_vae *vae, const av_batch *batch, int64_t n_rows, const av_draw *draw,
-                        float *rho, float *mu) {
-  (void)n_rows;
+av_status av_vae_decode(av_vae *vae, const av_batch *batch, const av_draw *draw, float *rho,
+                        float *mu) {
   av_backend *be = vae->be;
   const av_pass p = {.batch = batch, .draw = draw == NULL ? (av_draw){0} : *draw};
-  const av_latent latent = latent_of(vae, &p, draw != NULL);
+  const av_latent latent = av_latent_of(vae, &p, draw != NULL);
   const av_decode decode = av_decode_of(vae, false);
   be->ops->latent_draw(be, batch, &latent, vae->z_head, vae->l_head, vae->prior, vae->z, vae->l,
                        vae->losses);

@@ -11,10 +11,11 @@
 
 typedef struct av_vae av_vae;
 
-/* Allocates the model for minibatches of up to max_rows local rows. `prior` (S, 2): mean and
- * variance of log library per batch. Values are zero until av_vae_set_values. Collective. */
+/* Allocates the model for minibatches of up to max_rows local rows. `design` is that of the data
+ * (borrowed: it must outlive the model). `prior` (S, 2): mean and variance of log library per
+ * batch. Values are zero until av_vae_set_values. Collective. */
 av_status av_vae_create(av_vae **vae, av_backend *be, const av_model_spec *spec,
-                        const double *prior, int64_t max_rows);
+                        const av_design *design, const double *prior, int64_t max_rows);
 void av_vae_free(av_vae **vae);
 
 /* The layout of the values (borrowed). */
@@ -26,11 +27,15 @@ av_status av_vae_get_values(av_vae *vae, double *params, double *running);
 /* Gradients of the sum over this rank's cells, as the last backward pass left them, for tests. */
 av_status av_vae_get_gradients(av_vae *vae, double *grads);
 
-/* Forward and backward for the minibatch of n_cells cells (all ranks') whose local part is `batch`
- * with n_rows rows. Adds the local losses (nll, KL(z), KL(l); unweighted sums) to the epoch's and
- * the local gradients of nll + kl_weight KL(z) + KL(l) to the gradient buffer; moves running
- * statistics. */
-void av_vae_step(av_vae *vae, const av_batch *batch, int64_t n_rows, int64_t n_cells, av_draw draw,
+/* From now on only the decoder is trained: av_vae_step runs the encoders in evaluation mode
+ * (running statistics, no dropout) and leaves their gradients alone, av_vae_update leaves their
+ * values. */
+void av_vae_freeze_encoder(av_vae *vae);
+
+/* Forward and backward for the minibatch of n_cells cells (all ranks') whose local part is `batch`.
+ * Adds the local losses (nll, KL(z), KL(l); unweighted sums) to the epoch's and the local gradients
+ * of nll + kl_weight KL(z) + KL(l) to the gradient buffer; moves running statistics. */
+void av_vae_step(av_vae *vae, const av_batch *batch, int64_t n_cells, av_draw draw,
                  double kl_weight);
 /* Makes the gradients global and takes one step of Adam. */
 void av_vae_update(av_vae *vae, const av_adam *adam);
@@ -39,13 +44,24 @@ void av_vae_update(av_vae *vae, const av_adam *adam);
  * av_vae_begin_inference once; then: */
 void av_vae_begin_inference(av_vae *vae);
 /* Adds the local losses of the batch, with one draw of z and l, to the epoch's. */
-void av_vae_evaluate(av_vae *vae, const av_batch *batch, int64_t n_rows, av_draw draw);
-/* Encoder: q(z) means (n_rows, K) to host `z_mean` (may be NULL). */
-av_status av_vae_encode(av_vae *vae, const av_batch *batch, int64_t n_rows, double *z_mean);
+void av_vae_evaluate(av_vae *vae, const av_batch *batch, av_draw draw);
+/* Encoder: means and variances of q(z) of the batch's n_rows rows to host (n_rows, K); either may
+ * be NULL. */
+av_status av_vae_encode(av_vae *vae, const av_batch *batch, int64_t n_rows, double *z_mean,
+                        double *z_variance);
 /* Of the batch last encoded: one draw of z and l, or their means (draw = NULL), decoded to host
  * rho and mu (n_rows, G); either may be NULL. */
-av_status av_vae_decode(av_vae *vae, const av_batch *batch, int64_t n_rows, const av_draw *draw,
-                        float *rho, float *mu);
+av_status av_vae_decode(av_vae *vae, const av_batch *batch, const av_draw *draw, float *rho,
+                        float *mu);
+
+/* Population statistics in place of BatchNorm's running averages. Layers that have BatchNorm come
+ * in the order 0 .. av_vae_norm_layers - 1, each seeing those before it as they are by then: for
+ * each, av_vae_norm_pass over all minibatches of training cells (evaluation mode, one draw of z),
+ * then av_vae_norm_finish, which replaces its statistics by those of the cells seen. Collective. */
+int64_t av_vae_norm_layers(const av_vae *vae);
+av_status av_vae_norm_pass(av_vae *vae, int64_t which, const av_batch *batch, int64_t n_cells,
+                           av_draw draw);
+av_status av_vae_norm_finish(av_vae *vae, int64_t which);
 
 /* Reads the epoch's losses of this rank (AV_LOSSES of backend/latent.h), sums them over ranks and
  * sets them to zero. Collective. */

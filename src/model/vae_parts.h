@@ -14,32 +14,37 @@ typedef struct av_hidden {
   av_sum *moments, *back; /* (2, n_out) */
 } av_hidden;
 
-/* A linear decoder head folded with its BatchNorm. */
+/* A linear decoder head folded with its BatchNorm; D = decoder input + one-hot. */
 typedef struct av_folded {
   av_real *a, *c, *inv_sigma; /* (D, G), (G), (G) */
   av_grad *p, *s;             /* (D, G), (G) */
-  av_sum *back;               /* (K + K D) */
+  av_sum *back;               /* (n_in + n_in D) */
 } av_folded;
 
 struct av_vae {
   av_backend *be;
   av_layout layout;
+  const av_design *design; /* borrowed */
   int64_t max_rows;
+  bool frozen_encoder;
   av_real *params, *m, *v, *running;
   av_grad *grads;
   av_sum *prior;  /* (S, 2) */
   av_sum *losses; /* (AV_LOSSES) */
   av_hidden first;
-  av_hidden *encoder;       /* (n_layers - 1) */
-  av_hidden *decoder;       /* (n_layers), scVI */
-  av_folded scale, dropout; /* linear */
+  av_hidden *encoder;                  /* (n_layers - 1) */
+  av_hidden *decoder;                  /* (n_layers), scVI */
+  av_folded scale, dropout, px_r_head; /* linear with BatchNorm */
   av_sum *fold_stats;
+  int64_t n_fold_stats;
   av_real *z_head, *dz_head; /* (max_rows, 2K) */
   av_real *l_head, *dl_head; /* (max_rows, 2) */
-  av_real *z, *dz;           /* (max_rows, K) */
+  av_real *z, *dz;           /* (max_rows, K + C): the decoder's dense input */
   av_real *l, *dl;           /* (max_rows) */
   av_real *dfirst;           /* (max_rows, width of the first layer) */
   av_real *dhidden[2];       /* (max_rows, H) */
+  double *norm_sums;         /* of the layer whose statistics are being made; NULL otherwise */
+  int64_t norm_cells;
 };
 
 /* What one pass over a minibatch is about. */
@@ -62,26 +67,54 @@ static inline av_real *av_running_at(const av_vae *vae, int64_t at) {
   return av_backend_at(vae->be, AV_REAL, vae->running, at);
 }
 
-/* One hidden layer forward: linear, BatchNorm, ReLU, dropout; `number` tells dropout draws apart.
- */
-void av_layer_forward(av_vae *vae, const av_pass *p, const av_layer *layer, const av_real *x,
-                      int64_t x_stride, const av_hidden *arrays, uint32_t number, double dropout);
-/* BatchNorm, ReLU, dropout of arrays->pre into arrays->act, and the way back: the gradient on act
- * in `d` becomes that on pre. */
-void av_activate(av_vae *vae, const av_pass *p, const av_layer *layer, const av_hidden *arrays,
-                 uint32_t number, double dropout);
-void av_activate_grad(av_vae *vae, const av_pass *p, const av_layer *layer, const av_hidden *arrays,
-                      uint32_t number, double dropout, av_real *d);
+/* What all layers of a stack share. */
+typedef struct av_stack {
+  bool layer_norm;
+  double dropout;
+  int64_t blocks; /* layers side by side in one: 2 in the first of both encoders */
+} av_stack;
+av_stack av_encoder_stack(const av_vae *vae, const av_layer *layer);
+av_stack av_decoder_stack(const av_vae *vae);
+
+/* One hidden layer forward: linear, BatchNorm, LayerNorm, ReLU, dropout; `number` tells dropout
+ * draws apart. */
+void av_layer_forward(av_vae *vae, const av_pass *p, const av_layer *layer, av_stack stack,
+                      const av_real *x, int64_t x_stride, const av_hidden *arrays, uint32_t number);
+/* The part after the linear one, arrays->pre into arrays->act, and the way back: the gradient on
+ * act in `d` becomes that on pre. */
+void av_activate(av_vae *vae, const av_pass *p, const av_layer *layer, av_stack stack,
+                 const av_hidden *arrays, uint32_t number);
+void av_activate_grad(av_vae *vae, const av_pass *p, const av_layer *layer, av_stack stack,
+                      const av_hidden *arrays, uint32_t number, av_real *d);
 /* `d` holds the gradient on arrays->act on entry; dx receives that on the layer's input. */
-void av_layer_backward(av_vae *vae, const av_pass *p, const av_layer *layer, const av_real *x,
-                       int64_t x_stride, const av_hidden *arrays, uint32_t number, double dropout,
+void av_layer_backward(av_vae *vae, const av_pass *p, const av_layer *layer, av_stack stack,
+                       const av_real *x, int64_t x_stride, const av_hidden *arrays, uint32_t number,
                        av_real *d, av_real *dx, int64_t dx_stride);
 
 /* Encoder: counts to z_head and l_head; from dz_head and dl_head to every encoder gradient. */
 void av_encode(av_vae *vae, const av_pass *p);
 void av_encode_grad(av_vae *vae, const av_pass *p);
 
-/* Decoder. Linear: folds BatchNorm for this pass (inference: once for all batches). */
+/* The latent draw of this pass. */
+av_latent av_latent_of(const av_vae *vae, const av_pass *p, bool sample);
+
+/* Whether the decoder is linear with BatchNorm, which is then folded into its weights. */
+static inline bool av_is_folded(const av_vae *vae) {
+  return vae->layout.spec.linear && vae->layout.spec.decoder_batch_norm;
+}
+/* Hidden layers of the decoder. */
+static inline int64_t av_decoder_depth(const av_vae *vae) {
+  return vae->layout.spec.linear ? 0 : vae->layout.spec.n_layers;
+}
+/* The folds of a linear decoder's heads: at most three, those the model has. */
+typedef struct av_folds {
+  int n;
+  av_fold fold[3];
+  const av_gene_head *head[3];
+  const av_folded *arrays[3];
+} av_folds;
+av_folds av_folds_of(const av_vae *vae, const av_pass *p);
+/* Folds BatchNorm for this pass (inference: once for all batches). */
 void av_fold_heads(av_vae *vae, const av_pass *p);
 /* Heads and dispersion as decode_nll wants them. */
 av_decode av_decode_of(const av_vae *vae, bool gradients);

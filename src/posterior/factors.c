@@ -10,39 +10,63 @@ void av_factors_free(av_factors *factors) {
   free(factors->loadings);
   free(factors->intercept);
   free(factors->offsets);
+  free(factors->covariates);
+  free(factors->stability);
   free(factors->share);
   free(factors->order);
   *factors = (av_factors){0};
 }
 
-/* gamma / sqrt(running variance + eps) of gene g. */
+/* What a gene's decoder row is multiplied by: gamma / sqrt(running variance + eps), or 1 without
+ * BatchNorm. */
 static double scale_of(const av_layout *layout, const double *params, const double *running,
                        int64_t g) {
+  const av_gene_head *head = &layout->scale;
   const int64_t genes = layout->spec.n_genes;
-  return params[layout->scale.gamma + g] /
-         sqrt(running[layout->scale.running + genes + g] + AV_NORM_EPS);
+  return head->gamma < 0
+             ? 1.0
+             : params[head->gamma + g] / sqrt(running[head->running + genes + g] + AV_NORM_EPS);
+}
+
+static double intercept_of(const av_layout *layout, const double *params, const double *running,
+                           int64_t g) {
+  const av_gene_head *head = &layout->scale;
+  const double bias = head->b < 0 ? 0.0 : params[head->b + g];
+  return head->gamma < 0 ? bias
+                         : params[head->beta + g] + scale_of(layout, params, running, g) *
+                                                        (bias - running[head->running + g]);
+}
+
+/* Row of the decoder's weights: z, continuous covariates, one-hot block. */
+static double weight_at(const av_layout *layout, const double *params, int64_t row, int64_t g) {
+  return params[layout->scale.w + row * layout->spec.n_genes + g];
 }
 
 static double loading(const av_layout *layout, const double *params, const double *running,
                       int64_t g, int64_t k) {
-  return scale_of(layout, params, running, g) *
-         params[layout->scale.w + k * layout->spec.n_genes + g];
+  return scale_of(layout, params, running, g) * weight_at(layout, params, k, g);
 }
 
 static void fill_tables(av_factors *factors, const av_layout *layout, const double *params,
                         const double *running) {
-  const int64_t genes = factors->n_genes;
-  for (int64_t g = 0; g < genes; ++g) {
+  const int64_t n_continuous = layout->spec.n_continuous;
+  const int64_t onehot = factors->n_latent + n_continuous; /* first row of the block */
+  for (int64_t g = 0; g < factors->n_genes; ++g) {
     const double scale = scale_of(layout, params, running, g);
     for (int64_t k = 0; k < factors->n_latent; ++k) {
       factors->loadings[g * factors->n_latent + k] = loading(layout, params, running, g, k);
     }
     for (int64_t s = 0; s < factors->n_batches; ++s) {
       factors->offsets[g * factors->n_batches + s] =
-          scale * params[layout->scale.w + (factors->n_latent + s) * genes + g];
+          scale * weight_at(layout, params, onehot + s, g);
     }
-    factors->intercept[g] =
-        params[layout->scale.beta + g] - scale * running[layout->scale.running + g];
+    for (int64_t v = 0; v < factors->n_covariates; ++v) {
+      const int64_t row =
+          v < n_continuous ? factors->n_latent + v : onehot + factors->n_batches + v - n_continuous;
+      factors->covariates[g * factors->n_covariates + v] =
+          scale * weight_at(layout, params, row, g);
+    }
+    factors->intercept[g] = intercept_of(layout, params, running, g);
   }
 }
 
@@ -83,16 +107,20 @@ av_status av_factors_create(av_factors *factors, const av_layout *layout, const 
                             const double *running, const double *mean_rho,
                             const double *z_variance) {
   const int64_t genes = layout->spec.n_genes;
-  *factors = (av_factors){
-      .n_genes = genes, .n_latent = layout->spec.n_latent, .n_batches = layout->scale.n_onehot};
+  const av_model_spec *spec = &layout->spec;
+  *factors = (av_factors){.n_genes = genes,
+                          .n_latent = spec->n_latent,
+                          .n_batches = spec->n_batches > 1 ? spec->n_batches : 0};
+  factors->n_covariates = spec->n_continuous + spec->n_onehot - factors->n_batches;
   const size_t k = (size_t)factors->n_latent;
   factors->loadings = av_malloc((size_t)genes * k, sizeof(double));
   factors->intercept = av_malloc((size_t)genes, sizeof(double));
   factors->offsets = av_malloc((size_t)(genes * factors->n_batches), sizeof(double));
+  factors->covariates = av_malloc((size_t)(genes * factors->n_covariates), sizeof(double));
   factors->share = av_malloc(k, sizeof(double));
   factors->order = av_malloc(k, sizeof *factors->order);
   if (factors->loadings == NULL || factors->intercept == NULL || factors->offsets == NULL ||
-      factors->share == NULL || factors->order == NULL) {
+      factors->covariates == NULL || factors->share == NULL || factors->order == NULL) {
     av_factors_free(factors);
     return av_fail(AV_NOMEM, "out of memory (loadings of %lld genes)", (long long)genes);
   }
@@ -111,7 +139,7 @@ void av_factors_fix_signs(const av_layout *layout, const double *running, const 
                           double *params) {
   const int64_t genes = layout->spec.n_genes;
   const int64_t n_latent = layout->spec.n_latent;
-  for (int64_t k = 0; k < n_latent; ++k) {
+  for (int64_t k = 0; k < n_latent && !layout->spec.simplex; ++k) {
     double middle = 0.0;
     for (int64_t g = 0; g < genes; ++g) {
       middle += mean_rho[g] * loading(layout, params, running, g, k);
@@ -129,6 +157,9 @@ void av_factors_fix_signs(const av_layout *layout, const double *running, const 
     flip(params, layout->scale.w + k * genes, genes, 1);
     if (layout->dropout.w >= 0) {
       flip(params, layout->dropout.w + k * genes, genes, 1);
+    }
+    if (layout->px_r_head.w >= 0) {
+      flip(params, layout->px_r_head.w + k * genes, genes, 1);
     }
   }
 }

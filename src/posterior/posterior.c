@@ -3,6 +3,7 @@
 #include "base/exact.h"
 #include "base/memory.h"
 #include "math/rng.h"
+#include "posterior/simplex.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -21,11 +22,16 @@ av_status av_posterior_create(av_posterior *posterior, const av_comm *comm, cons
   const av_model_spec *spec = &av_vae_layout(vae)->spec;
   posterior->rows = av_malloc((size_t)rows, sizeof *posterior->rows);
   posterior->z = av_malloc((size_t)(rows * spec->n_latent), sizeof *posterior->z);
+  if (spec->simplex) {
+    posterior->z_variance =
+        av_malloc((size_t)(rows * spec->n_latent), sizeof *posterior->z_variance);
+  }
   if (config->output.n_samples_given) {
     posterior->draw = av_malloc((size_t)(2 * rows * spec->n_genes), sizeof *posterior->draw);
   }
   av_status status = AV_OK;
   if (posterior->rows == NULL || posterior->z == NULL ||
+      (spec->simplex && posterior->z_variance == NULL) ||
       (config->output.n_samples_given && posterior->draw == NULL)) {
     status = av_fail(AV_NOMEM, "out of memory (inference, %lld cells at a time)", (long long)rows);
   } else {
@@ -46,6 +52,7 @@ void av_posterior_free(av_posterior *posterior) {
   }
   free(posterior->rows);
   free(posterior->z);
+  free(posterior->z_variance);
   free(posterior->draw);
   *posterior = (av_posterior){0};
 }
@@ -56,7 +63,7 @@ static av_status encode(av_posterior *posterior, int64_t first, int64_t n) {
     posterior->rows[i] = first + i;
   }
   posterior->be->ops->batch_select(posterior->be, posterior->batch, n, posterior->rows);
-  return av_vae_encode(posterior->vae, posterior->batch, n, posterior->z);
+  return av_vae_encode(posterior->vae, posterior->batch, n, posterior->z, posterior->z_variance);
 }
 
 /* NaN for the rows of cells without counts. */
@@ -71,13 +78,41 @@ static void blank_empty(const av_posterior *posterior, int64_t first, int64_t n,
   }
 }
 
+/* Mean softmaxed draws of the encoded rows [first, first + n), in place of their means. */
+static av_status simplex_means(av_posterior *posterior, int64_t first, int64_t n) {
+  const int64_t k = av_vae_layout(posterior->vae)->spec.n_latent;
+  const int threads = posterior->be->threads;
+  double *space = av_malloc((size_t)(threads * 3 * k), sizeof *space);
+  AV_TRY_ALLOC(space);
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int part = 0; part < threads; ++part) {
+    double *mean = space + part * 3 * k;
+    for (int64_t i = n * part / threads; i < n * (part + 1) / threads; ++i) {
+      const av_simplex cell = {.n_latent = k,
+                               .mean = posterior->z + i * k,
+                               .variance = posterior->z_variance + i * k,
+                               .seed = (uint64_t)posterior->config->train.seed,
+                               .cell = posterior->dataset->first + first + i,
+                               .n_samples = posterior->config->output.latent_samples};
+      av_simplex_mean(&cell, mean + k, mean);
+      memcpy(posterior->z + i * k, mean, (size_t)k * sizeof *mean);
+    }
+  }
+  free(space);
+  return AV_OK;
+}
+
 av_status av_posterior_latent(void *context, int64_t first_row, int64_t n_rows, float *out) {
   av_posterior *posterior = context;
-  const int64_t k = av_vae_layout(posterior->vae)->spec.n_latent;
+  const av_model_spec *spec = &av_vae_layout(posterior->vae)->spec;
+  const int64_t k = spec->n_latent;
   for (int64_t done = 0; done < n_rows;) {
     const int64_t left = n_rows - done;
     const int64_t now = left < posterior->rows_per_pass ? left : posterior->rows_per_pass;
     AV_TRY(encode(posterior, first_row + done, now));
+    if (spec->simplex) {
+      AV_TRY(simplex_means(posterior, first_row + done, now));
+    }
     for (int64_t i = 0; i < now * k; ++i) {
       out[done * k + i] = (float)posterior->z[i];
     }
@@ -92,7 +127,7 @@ static av_status decode(av_posterior *posterior, int64_t n, float *rho, float *m
   const av_config *config = posterior->config;
   const int64_t size = n * av_vae_layout(posterior->vae)->spec.n_genes;
   if (!config->output.n_samples_given) {
-    return av_vae_decode(posterior->vae, posterior->batch, n, NULL, rho, mu);
+    return av_vae_decode(posterior->vae, posterior->batch, NULL, rho, mu);
   }
   const int64_t samples = config->output.n_samples;
   float *rho_draw = posterior->draw;
@@ -101,7 +136,7 @@ static av_status decode(av_posterior *posterior, int64_t n, float *rho, float *m
     const av_draw draw = {.seed = (uint64_t)config->train.seed,
                           .epoch = (uint32_t)sample,
                           .purpose = AV_DRAW_POSTERIOR};
-    AV_TRY(av_vae_decode(posterior->vae, posterior->batch, n, &draw, rho_draw, mu_draw));
+    AV_TRY(av_vae_decode(posterior->vae, posterior->batch, &draw, rho_draw, mu_draw));
     for (int64_t i = 0; i < size; ++i) {
       if (rho != NULL) {
         rho[i] = (sample == 0 ? 0.0F : rho[i]) + rho_draw[i] / (float)samples;
@@ -166,8 +201,9 @@ static av_status add_rows(av_posterior *posterior, int64_t first, int64_t n, flo
                           sums *total) {
   const av_model_spec *spec = &av_vae_layout(posterior->vae)->spec;
   AV_TRY(encode(posterior, first, n));
-  AV_TRY(av_vae_decode(posterior->vae, posterior->batch, n, NULL, rho, NULL));
+  AV_TRY(av_vae_decode(posterior->vae, posterior->batch, NULL, rho, NULL));
   for (int64_t i = 0; i < n; ++i) {
+    double *z = posterior->z + i * spec->n_latent;
     if (posterior->dataset->library[first + i] <= 0.0) {
       continue;
     }
@@ -175,10 +211,12 @@ static av_status add_rows(av_posterior *posterior, int64_t first, int64_t n, flo
     for (int64_t g = 0; g < spec->n_genes; ++g) {
       av_wide_add(&total->rho[g], RHO_SCALE * (double)rho[i * spec->n_genes + g]);
     }
+    if (spec->simplex) {
+      av_softmax(spec->n_latent, z, z);
+    }
     for (int64_t k = 0; k < spec->n_latent; ++k) {
-      const double z = posterior->z[i * spec->n_latent + k];
-      av_wide_add(&total->z[k], z);
-      av_wide_add(&total->squares[k], z * z);
+      av_wide_add(&total->z[k], z[k]);
+      av_wide_add(&total->squares[k], z[k] * z[k]);
     }
   }
   return AV_OK;

@@ -15,9 +15,10 @@ typedef struct av_posterior {
   av_vae *vae;
   av_batch *batch;
   int64_t rows_per_pass;
-  int64_t *rows; /* (rows_per_pass) */
-  double *z;     /* (rows_per_pass, K) */
-  float *draw;   /* (2, rows_per_pass, G): one draw, when draws are averaged; else NULL */
+  int64_t *rows;      /* (rows_per_pass) */
+  double *z;          /* (rows_per_pass, K) means of q(z) */
+  double *z_variance; /* (rows_per_pass, K) with latent_distribution = ln; else NULL */
+  float *draw;        /* (2, rows_per_pass, G): one draw, when draws are averaged; else NULL */
 } av_posterior;
 
 /* Prepares the model for inference. `rows_per_pass` as the model was made for. Collective. */
@@ -28,7 +29,7 @@ void av_posterior_free(av_posterior *posterior);
 
 /* These have the type av_fill_rows of io/h5ad_write.h, with an av_posterior as context; any number
  * of rows. Cells without counts get NaN. Not collective. */
-/* out (n_rows, K): means of q(z). */
+/* out (n_rows, K): means of q(z); with ln the mean of output.latent_samples softmaxed draws. */
 av_status av_posterior_latent(void *posterior, int64_t first_row, int64_t n_rows, float *out);
 /* out: rho (n_rows, G), then mu (n_rows, G), from the same z and l: their means, or the average
  * over output.n_samples draws. */
@@ -37,8 +38,8 @@ av_status av_posterior_decoded(void *posterior, int64_t first_row, int64_t n_row
 av_status av_posterior_rho(void *posterior, int64_t first_row, int64_t n_rows, float *out);
 av_status av_posterior_mu(void *posterior, int64_t first_row, int64_t n_rows, float *out);
 
-/* Over all cells with counts: mean rho (G) and variance of each latent mean (K). Order-free.
- * Collective. */
+/* Over all cells with counts: mean rho (G) and variance of each latent dimension (K), z being the
+ * mean of q(z), with ln its softmax. Order-free. Collective. */
 av_status av_posterior_summary(av_posterior *posterior, double *mean_rho, double *z_variance);
 
 #endif

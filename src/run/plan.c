@@ -10,6 +10,7 @@
 #include "run/run.h"
 #include "train/schedule.h"
 #include "train/split.h"
+#include "train/stopping.h"
 #include "train/trainer.h"
 
 #include <libgen.h>
@@ -29,6 +30,7 @@ typedef struct plan {
   int64_t counts_bytes;                  /* of the rank with most */
   int64_t model_bytes;                   /* parameters, moments, activations on each rank */
   int64_t rank_bytes;                    /* in all, of the rank with most */
+  int64_t all_bytes;                     /* of all ranks together */
   int64_t output_bytes, free_bytes;
   int64_t memory_here; /* available on this machine; -1 unknown */
 } plan;
@@ -75,6 +77,99 @@ static double heaviest_share(const av_partition *partition, const double *weight
   return all > 0.0 ? most / all : 0.0;
 }
 
+/* ---- memory ---- */
+
+/* Of each cell beside its counts: library, codes, split, row pointers and order, and covariates
+ * (their columns, and as the model sees them). */
+static int64_t cell_bytes(const av_dataset *dataset) {
+  return 40 + 4 * (dataset->n_categorical + dataset->design.n_factors) +
+         16 * dataset->n_continuous + (dataset->size_factor != NULL ? 8 : 0);
+}
+
+/* Rank 0 reads the columns of all cells, and their names, before it gives them away. */
+static int64_t reading_bytes(const av_dataset *dataset) {
+  const int64_t name = 64; /* text, pointer, two places in the look-up */
+  return dataset->n_cells * (cell_bytes(dataset) + name);
+}
+
+typedef struct widths {
+  int64_t real, grad; /* bytes of a number */
+} widths;
+
+static widths widths_of(const av_config *config) {
+  const bool reference = config->runtime.backend == AV_BACKEND_REFERENCE;
+  const bool strict = config->runtime.reproducible == AV_REPRODUCIBLE_STRICT;
+  return (widths){.real = reference ? 8 : 4, .grad = reference || strict ? 8 : 4};
+}
+
+/* A linear decoder's heads, folded with their BatchNorm. */
+static int64_t fold_bytes(const av_layout *layout, const av_design *design, widths w) {
+  const av_model_spec *spec = &layout->spec;
+  if (!spec->linear || !spec->decoder_batch_norm) {
+    return 0;
+  }
+  const av_gene_head *heads[] = {&layout->scale, &layout->dropout, &layout->px_r_head};
+  int64_t bytes = 8 * av_fold_stats_size(design, layout->scale.n_in, layout->scale.n_onehot);
+  for (size_t h = 0; h < sizeof heads / sizeof *heads; ++h) {
+    const int64_t width = heads[h]->n_in + heads[h]->n_onehot;
+    bytes += heads[h]->w < 0 ? 0 : spec->n_genes * (width + 2) * (w.real + w.grad);
+  }
+  return bytes;
+}
+
+/* Parameters with gradients and moments, copies on the host, activations of `rows` cells. */
+static int64_t model_bytes(const av_config *config, const av_layout *layout,
+                           const av_design *design, int64_t rows) {
+  const av_model_spec *spec = &layout->spec;
+  const widths w = widths_of(config);
+  const int64_t hidden = spec->n_layers * (spec->linear ? 1 : 2) * spec->n_hidden;
+  const int64_t row = 3 * layout->first.n_out + 2 * hidden + 4 * spec->n_latent +
+                      2 * av_spec_decoder_input(spec) + 6;
+  const int64_t copies =
+      1 + (config->train.keep == AV_KEEP_BEST ? 1 : 0) + (config->train.n_restarts > 1 ? 1 : 0);
+  return layout->n_params * (3 * w.real + w.grad) +
+         copies * 8 * (layout->n_params + layout->n_running) + fold_bytes(layout, design, w) +
+         rows * w.real * row;
+}
+
+/* The design's sizes without a place for each cell. */
+static av_status size_design(av_dataset *dataset) {
+  const int64_t n_local = dataset->n_local;
+  dataset->n_local = 0;
+  const av_status status = av_dataset_design(dataset);
+  dataset->n_local = n_local;
+  return status;
+}
+
+static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+static void plan_ranks(const av_partition *partition, plan *made) {
+  for (int rank = 0; rank < partition->n_ranks; ++rank) {
+    const int64_t cells = av_rank_first(partition, rank + 1) - av_rank_first(partition, rank);
+    made->largest_cells = larger(cells, made->largest_cells);
+    made->smallest_cells = cells < made->smallest_cells ? cells : made->smallest_cells;
+  }
+}
+
+static void plan_bytes(const av_config *config, const av_dataset *dataset,
+                       const av_input_plan *input, const av_layout *layout,
+                       const av_partition *partition, plan *made) {
+  const double share = heaviest_share(partition, input->shard_weight);
+  const int64_t per_entry = dataset->n_genes > 65536 ? 6 : 4;
+  const int64_t rows = av_trainer_rows(config, made->largest_cells);
+  made->counts_bytes = (int64_t)(share * (double)input->n_stored) * per_entry +
+                       made->largest_cells * cell_bytes(dataset);
+  made->model_bytes = model_bytes(config, layout, &dataset->design, rows);
+  const int64_t slab = made->counts_bytes + made->model_bytes + WRITE_BUFFERS + READ_BUFFERS;
+  made->rank_bytes = larger(slab, reading_bytes(dataset) + READ_BUFFERS);
+  made->all_bytes = made->rank_bytes + (made->n_ranks - 1) * slab;
+  made->output_bytes = av_results_bytes(config, dataset->n_cells, dataset->n_genes) +
+                       4 * layout->n_params +
+                       (config->output.mode == AV_OUTPUT_RESULTS ? 0 : dataset->input_bytes);
+  made->free_bytes = free_space(av_results_path(config));
+  made->memory_here = av_memory_available();
+}
+
 static av_status make_plan(const av_config *config, av_dataset *dataset, const av_input_plan *input,
                            int64_t n_ranks, plan *made) {
   av_split split = {0};
@@ -85,40 +180,42 @@ static av_status make_plan(const av_config *config, av_dataset *dataset, const a
                  .n_test = split.n_test,
                  .smallest_cells = dataset->n_cells};
   av_split_free(&split);
-  const av_model_spec spec = av_model_spec_from(config, dataset->n_genes, dataset->batch.levels.n);
+  AV_TRY(av_stopping_possible(config, made->n_validation));
+  AV_TRY(size_design(dataset));
+  const av_model_spec spec = av_model_spec_from(config, dataset);
   av_layout layout = {0};
   av_partition partition = {0};
   AV_TRY(av_layout_create(&layout, &spec));
-  av_status status =
+  const av_status status =
       av_partition_create(&partition, dataset->n_cells, (int)n_ranks, input->shard_weight);
   if (status == AV_OK) {
-    for (int rank = 0; rank < (int)n_ranks; ++rank) {
-      const int64_t cells = av_rank_first(&partition, rank + 1) - av_rank_first(&partition, rank);
-      made->largest_cells = cells > made->largest_cells ? cells : made->largest_cells;
-      made->smallest_cells = cells < made->smallest_cells ? cells : made->smallest_cells;
-    }
-    const double share = heaviest_share(&partition, input->shard_weight);
-    const int64_t per_entry = dataset->n_genes > 65536 ? 6 : 4;
-    const int64_t rows = av_trainer_rows(config, made->largest_cells);
-    const int64_t activations =
-        rows * 4 * (4 * layout.first.n_out + 8 * spec.n_latent + 4 * spec.n_layers * spec.n_hidden);
-    made->counts_bytes =
-        (int64_t)(share * (double)input->n_stored) * per_entry + made->largest_cells * 40;
-    made->model_bytes = 16 * layout.n_params + activations;
-    made->rank_bytes = made->counts_bytes + made->model_bytes + READ_BUFFERS + WRITE_BUFFERS;
-    made->output_bytes = av_results_bytes(config, dataset->n_cells, dataset->n_genes) +
-                         4 * layout.n_params +
-                         (config->output.mode == AV_OUTPUT_RESULTS ? 0 : dataset->input_bytes);
-    made->free_bytes = free_space(av_results_path(config));
-    made->memory_here = av_memory_available();
+    plan_ranks(&partition, made);
+    plan_bytes(config, dataset, input, &layout, &partition, made);
   }
   av_partition_free(&partition);
   av_layout_free(&layout);
   return status;
 }
 
+/* ---- what is shown ---- */
+
 static const char *layout_name(av_matrix_layout layout) {
   return layout == AV_MATRIX_CSR ? "CSR" : layout == AV_MATRIX_CSC ? "CSC" : "dense";
+}
+
+/* What the model sees of each cell beside counts and batch. */
+static void print_covariates(const av_config *config, const av_dataset *dataset) {
+  av_figure a;
+  for (int64_t c = 0; c < dataset->n_categorical; ++c) {
+    printf("  covariate         obs[%s], %s categories\n", dataset->categorical_names.at[c],
+           av_count_text(&a, dataset->categorical[c].levels.n));
+  }
+  for (int64_t c = 0; c < dataset->n_continuous; ++c) {
+    printf("  covariate         obs[%s], continuous\n", dataset->continuous_names.at[c]);
+  }
+  if (dataset->size_factor != NULL) {
+    printf("  size factors      obs[%s]\n", config->data.size_factor_key);
+  }
 }
 
 static void print_plan(const av_config *config, const av_dataset *dataset,
@@ -133,6 +230,7 @@ static void print_plan(const av_config *config, const av_dataset *dataset,
   printf("  genes used        %s of %s\n", av_count_text(&a, dataset->n_genes),
          av_count_text(&b, dataset->n_file_genes));
   printf("  batches           %s\n", av_count_text(&a, dataset->batch.levels.n));
+  print_covariates(config, dataset);
   printf("  split             %s to train, %s to validate, %s to test, if no cell is empty\n",
          av_count_text(&a, p->n_train), av_count_text(&b, p->n_validation),
          av_count_text(&c, p->n_test));
@@ -144,10 +242,9 @@ static void print_plan(const av_config *config, const av_dataset *dataset,
          av_bytes_text(&a, (double)p->rank_bytes), av_bytes_text(&b, (double)p->counts_bytes),
          av_bytes_text(&c, (double)p->model_bytes));
   if (p->memory_here >= 0) {
-    const double all = (double)p->rank_bytes * (double)p->n_ranks;
     printf("  memory here       %s available; %s\n", av_bytes_text(&a, (double)p->memory_here),
-           all <= (double)p->memory_here ? "all ranks fit on this machine"
-                                         : "all ranks together do NOT fit on this machine");
+           p->all_bytes <= p->memory_here ? "all ranks fit on this machine"
+                                          : "all ranks together do NOT fit on this machine");
   }
   printf("  epochs            %lld\n", (long long)config->train.max_epochs);
   printf("  to be written     %s to %s\n", av_bytes_text(&a, (double)p->output_bytes),
@@ -194,9 +291,13 @@ static av_status check_all(const av_comm *comm, av_config *config, av_model_file
   if (config->model.load != NULL) {
     AV_TRY(av_model_file_read(comm, config->model.load, loaded));
     AV_TRY(av_agree(comm, av_saved_apply_settings(loaded, config)));
+    AV_TRY(av_agree(comm, av_config_check_model(config)));
   }
   AV_TRY(av_writer_preflight(comm, config, 0));
   AV_TRY(av_h5ad_read_metadata(comm, config, dataset, input));
+  if (config->model.load != NULL) {
+    AV_TRY(av_saved_match(comm, loaded, config, dataset));
+  }
   AV_TRY(warn_values(comm, config));
   const int64_t bytes = av_results_bytes(config, dataset->n_cells, dataset->n_genes);
   av_status status = AV_OK;

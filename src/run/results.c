@@ -1,8 +1,10 @@
 #include "run/results.h"
 
+#include "backend/latent.h"
 #include "base/memory.h"
 #include "io/h5ad_keys.h"
 #include "io/h5ad_write.h"
+#include "posterior/stability.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +19,13 @@ const char *av_results_path(const av_config *config) {
   return config->output.mode == AV_OUTPUT_APPEND ? config->data.input : config->output.path;
 }
 
+static void free_texts(int64_t n, char **texts) {
+  for (int64_t i = 0; texts != NULL && i < n; ++i) {
+    free(texts[i]);
+  }
+  free(texts);
+}
+
 /* Names Z_0, Z_1, ... */
 static av_status factor_names(int64_t n, av_names *names) {
   char **texts = av_calloc((size_t)n, sizeof *texts);
@@ -29,10 +38,44 @@ static av_status factor_names(int64_t n, av_names *names) {
   if (status == AV_OK) {
     status = av_names_copy(names, n, (const char *const *)texts);
   }
-  for (int64_t k = 0; k < n; ++k) {
-    free(texts[k]);
+  free_texts(n, texts);
+  return status;
+}
+
+/* Columns of the design after those of the batch: continuous covariates, then the categories of
+ * each categorical covariate that has more than one. */
+static int64_t count_covariates(const av_dataset *dataset) {
+  int64_t n = dataset->n_continuous;
+  for (int64_t c = 0; c < dataset->n_categorical; ++c) {
+    const int64_t levels = dataset->categorical[c].levels.n;
+    n += levels > 1 ? levels : 0;
   }
-  free(texts);
+  return n;
+}
+
+/* Their names: "age", "sex: female". */
+static av_status covariate_names(const av_dataset *dataset, av_names *names) {
+  const int64_t n = count_covariates(dataset);
+  char **texts = av_calloc((size_t)n, sizeof *texts);
+  AV_TRY_ALLOC(texts);
+  int64_t at = 0;
+  for (int64_t c = 0; c < dataset->n_continuous; ++c) {
+    texts[at++] = av_strdup(dataset->continuous_names.at[c]);
+  }
+  for (int64_t c = 0; c < dataset->n_categorical; ++c) {
+    const av_names *levels = &dataset->categorical[c].levels;
+    for (int64_t s = 0; levels->n > 1 && s < levels->n; ++s) {
+      texts[at++] = av_format("%s: %s", dataset->categorical_names.at[c], levels->at[s]);
+    }
+  }
+  av_status status = AV_OK;
+  for (int64_t i = 0; status == AV_OK && i < n; ++i) {
+    status = texts[i] == NULL ? av_fail(AV_NOMEM, "out of memory (names of covariates)") : AV_OK;
+  }
+  if (status == AV_OK) {
+    status = av_names_copy(names, n, (const char *const *)texts);
+  }
+  free_texts(n, texts);
   return status;
 }
 
@@ -66,12 +109,14 @@ static av_status write_table(av_writer *writer, const av_comm *comm, const char 
   return status;
 }
 
-/* Per factor: share of the variance, and rank by it (1 = largest). */
+/* Per factor: share of the variance, and rank by it (1 = largest); with several restarts how alike
+ * it was in them, and 1 if that makes it stable, else 0. */
 static av_status write_shares(av_writer *writer, const av_results *results, const av_names *names) {
-  static const char *const columns[] = {"variance_share", "rank"};
-  const av_factors *factors = results->factors;
+  static const char *const columns[] = {"variance_share", "rank", "stability", "stable"};
+  const av_factors *factors = &results->fitting->fit.factors;
   const int64_t k = factors->n_latent;
-  double *values = av_malloc((size_t)(2 * k), sizeof *values);
+  const int64_t n_columns = factors->stability != NULL ? 4 : 2;
+  double *values = av_malloc((size_t)(n_columns * k), sizeof *values);
   av_status status = values == NULL ? av_fail(AV_NOMEM, "out of memory (factors)") : AV_OK;
   status = av_agree(results->comm, status);
   if (status == AV_OK) {
@@ -79,8 +124,12 @@ static av_status write_shares(av_writer *writer, const av_results *results, cons
     for (int64_t place = 0; place < k; ++place) {
       values[k + factors->order[place]] = (double)(place + 1);
     }
+    for (int64_t i = 0; i < k && factors->stability != NULL; ++i) {
+      values[2 * k + i] = factors->stability[i];
+      values[3 * k + i] = factors->stability[i] >= AV_STABLE_FACTOR ? 1.0 : 0.0;
+    }
     const av_table table = {.n_rows = k,
-                            .n_columns = 2,
+                            .n_columns = n_columns,
                             .row_names = (const char *const *)names->at,
                             .column_names = columns,
                             .values = values};
@@ -90,8 +139,28 @@ static av_status write_shares(av_writer *writer, const av_results *results, cons
   return status;
 }
 
+/* What covariates add to the logits; nothing where the model has none. */
+static av_status write_covariates(av_writer *writer, const av_results *results) {
+  const av_factors *factors = &results->fitting->fit.factors;
+  const av_dataset *dataset = results->dataset;
+  if (factors->n_covariates == 0) {
+    return AV_OK;
+  }
+  if (factors->n_covariates != count_covariates(dataset)) {
+    return AV_FAIL_BUG("%lld offsets of covariates", (long long)factors->n_covariates);
+  }
+  av_names names = {0};
+  av_status status = av_agree(results->comm, covariate_names(dataset, &names));
+  if (status == AV_OK) {
+    status = write_table(writer, results->comm, AV_H5AD_COVARIATE_OFFSETS, &dataset->genes, &names,
+                         factors->covariates);
+  }
+  av_names_free(&names);
+  return status;
+}
+
 static av_status write_factors(av_writer *writer, const av_results *results) {
-  const av_factors *factors = results->factors;
+  const av_factors *factors = &results->fitting->fit.factors;
   const av_dataset *dataset = results->dataset;
   av_names names = {0};
   av_status status = av_agree(results->comm, factor_names(factors->n_latent, &names));
@@ -108,6 +177,9 @@ static av_status write_factors(av_writer *writer, const av_results *results) {
                          &dataset->batch.levels, factors->offsets);
   }
   if (status == AV_OK) {
+    status = write_covariates(writer, results);
+  }
+  if (status == AV_OK) {
     status = write_shares(writer, results, &names);
   }
   if (status == AV_OK && results->config->output.mode != AV_OUTPUT_RESULTS) {
@@ -118,7 +190,7 @@ static av_status write_factors(av_writer *writer, const av_results *results) {
 }
 
 static av_status write_history(av_writer *writer, const av_results *results) {
-  const av_history *history = results->history;
+  const av_history *history = &results->fitting->fit.history;
   const int64_t n = history->n_epochs;
   if (n == 0) {
     return AV_OK; /* an applied model: nothing was trained */
@@ -144,6 +216,45 @@ static av_status write_history(av_writer *writer, const av_results *results) {
   return status;
 }
 
+/* One row a fit: what each came to, and 1 for the one that stayed. */
+static av_status write_restarts(av_writer *writer, const av_results *results) {
+  static const char *const columns[] = {"seed", "epochs", "elbo", "chosen"};
+  const av_restarts *restarts = &results->fitting->restarts;
+  if (restarts->most < 2) {
+    return AV_OK;
+  }
+  const int64_t n = restarts->n;
+  double *values = av_calloc((size_t)(4 * n), sizeof *values);
+  av_status status = values == NULL ? av_fail(AV_NOMEM, "out of memory (restarts)") : AV_OK;
+  status = av_agree(results->comm, status);
+  for (int64_t r = 0; status == AV_OK && r < n; ++r) {
+    values[r] = (double)restarts->fit[r].seed;
+    values[n + r] = (double)restarts->fit[r].epochs;
+    values[2 * n + r] = restarts->fit[r].elbo;
+    values[3 * n + r] = r == restarts->chosen ? 1.0 : 0.0;
+  }
+  if (status == AV_OK) {
+    const av_table table = {.n_rows = n, .n_columns = 4, .column_names = columns, .values = values};
+    status = av_writer_table(writer, AV_H5AD_OUR_RESTARTS, &table);
+  }
+  free(values);
+  return status;
+}
+
+/* The losses that the model ends with, as the run's last lines say them. */
+static av_status write_result(av_writer *writer, const av_results *results) {
+  const av_result *result = &results->fitting->fit.result;
+  if (!result->known) {
+    return AV_OK;
+  }
+  AV_TRY(av_writer_text(writer, AV_H5AD_OUR_RESULT "/cells", av_result_cells(result)));
+  AV_TRY(av_writer_integer(writer, AV_H5AD_OUR_RESULT "/n_cells", result->n_cells));
+  AV_TRY(av_writer_number(writer, AV_H5AD_OUR_RESULT "/elbo", av_result_elbo(result)));
+  AV_TRY(av_writer_number(writer, AV_H5AD_OUR_RESULT "/reconstruction_loss",
+                          result->losses[AV_LOSS_NLL]));
+  return av_writer_number(writer, AV_H5AD_OUR_RESULT "/kl_local", av_result_kl(result));
+}
+
 static av_status write_facts(av_writer *writer, const av_results *results) {
   const av_dataset *dataset = results->dataset;
   char *settings = av_config_text(results->config);
@@ -162,6 +273,8 @@ static av_status write_facts(av_writer *writer, const av_results *results) {
   AV_TRY(av_writer_integer(writer, AV_H5AD_OUR_INPUT "/size", dataset->input_bytes));
   AV_TRY(av_writer_text(writer, AV_H5AD_OUR_INPUT "/names_checksum", checksum));
   AV_TRY(av_writer_cell_bytes(writer, AV_H5AD_OUR_SPLIT, results->split->of));
+  AV_TRY(write_result(writer, results));
+  AV_TRY(write_restarts(writer, results));
   return write_history(writer, results);
 }
 
@@ -170,19 +283,19 @@ static av_status write_cells(av_writer *writer, const av_results *results) {
   const int64_t genes = results->dataset->n_genes;
   if (config->output.latent) {
     AV_TRY(av_writer_cell_matrix(writer, AV_H5AD_LATENT, config->model.n_latent,
-                                 av_posterior_latent, results->posterior));
+                                 av_posterior_latent, &results->fitting->posterior));
   }
   if (config->output.denoised && config->output.sample_rate) {
     return av_writer_cell_matrix_pair(writer, AV_H5AD_DENOISED, AV_H5AD_SAMPLE_RATE, genes,
-                                      av_posterior_decoded, results->posterior);
+                                      av_posterior_decoded, &results->fitting->posterior);
   }
   if (config->output.denoised) {
     return av_writer_cell_matrix(writer, AV_H5AD_DENOISED, genes, av_posterior_rho,
-                                 results->posterior);
+                                 &results->fitting->posterior);
   }
   if (config->output.sample_rate) {
     return av_writer_cell_matrix(writer, AV_H5AD_SAMPLE_RATE, genes, av_posterior_mu,
-                                 results->posterior);
+                                 &results->fitting->posterior);
   }
   return AV_OK;
 }
@@ -191,7 +304,8 @@ av_status av_results_write(const av_results *results) {
   av_writer *writer = NULL;
   AV_TRY(av_writer_create(&writer, results->comm, results->config, results->dataset));
   av_status status = write_cells(writer, results);
-  if (status == AV_OK && results->factors != NULL && results->config->output.loadings) {
+  if (status == AV_OK && results->config->model.linear_decoder &&
+      results->config->output.loadings) {
     status = write_factors(writer, results);
   }
   if (status == AV_OK) {

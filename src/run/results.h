@@ -4,20 +4,15 @@
 
 #include "config/config.h"
 #include "data/dataset.h"
-#include "posterior/factors.h"
-#include "posterior/posterior.h"
-#include "train/split.h"
-#include "train/trainer.h"
+#include "run/fit.h"
 
 typedef struct av_results {
   const av_comm *comm;
   const av_config *config;
   const av_dataset *dataset;
   const av_split *split;
-  const av_history *history;
-  av_posterior *posterior;
-  const av_factors *factors; /* NULL for scVI */
-  const char *versions;      /* text for uns/atlasvi/versions */
+  av_fitting *fitting;
+  const char *versions; /* text for uns/atlasvi/versions */
 } av_results;
 
 /* Bytes that the output will take beyond a copied input. */

@@ -3,9 +3,9 @@
 #include "backend/latent.h"
 #include "base/log.h"
 #include "cli/figures.h"
-#include "math/rng.h"
+#include "posterior/stability.h"
+#include "train/evaluate.h"
 
-#include <math.h>
 #include <stdlib.h>
 
 /* Genes named in each direction of a factor. */
@@ -27,43 +27,86 @@ static void print_genes(const av_dataset *dataset, const av_factors *factors,
 static void print_factors(const av_dataset *dataset, const av_factors *factors,
                           const double *mean_rho, FILE *out) {
   fprintf(out, "\nFactors by share of the explained variance\n");
+  if (factors->stability != NULL) {
+    fprintf(out,
+            "  (likeness: mean |cosine| with their partners in the other restarts; below %g a "
+            "factor is marked unstable)\n",
+            AV_STABLE_FACTOR);
+  }
   for (int64_t place = 0; place < factors->n_latent; ++place) {
     const int64_t k = factors->order[place];
     fprintf(out, "  Z_%-3lld %5.1f %%", (long long)k, 100.0 * factors->share[k]);
+    if (factors->stability != NULL) {
+      fprintf(out, "  likeness %.2f%s", factors->stability[k],
+              factors->stability[k] < AV_STABLE_FACTOR ? " unstable" : "         ");
+    }
     print_genes(dataset, factors, mean_rho, k, true, out);
     print_genes(dataset, factors, mean_rho, k, false, out);
     fputc('\n', out);
   }
 }
 
-av_status av_summary_print(const av_trainer *trainer, const av_history *history,
-                           const av_factors *factors, const double *mean_rho, FILE *out) {
-  const bool held_out = trainer->split->n_validation > 0;
-  const av_draw draw = {.seed = (uint64_t)trainer->config->train.seed,
-                        .purpose = AV_DRAW_POSTERIOR};
-  double losses[AV_LOSSES];
-  int64_t n_cells = 0;
-  av_vae_begin_inference(trainer->vae);
-  AV_TRY(av_evaluate_split(trainer, held_out ? AV_SPLIT_VALIDATION : AV_SPLIT_TRAIN, draw, losses,
-                           &n_cells));
-  const double kl = losses[AV_LOSS_KL_Z] + losses[AV_LOSS_KL_L];
-  av_log_event("result", "cells", "s", held_out ? "validation" : "training", "n_cells", "i",
-               n_cells, "elbo", "d", losses[AV_LOSS_NLL] + kl, "reconstruction_loss", "d",
-               losses[AV_LOSS_NLL], "kl_local", "d", kl, "epochs", "i", history->n_epochs, NULL);
-  if (trainer->comm->rank != 0) {
-    return AV_OK;
+static void print_restarts(const av_restarts *restarts, bool held_out, FILE *out) {
+  fprintf(out, "\nRestarts, by the negative ELBO a %s cell\n", held_out ? "held-out" : "training");
+  for (int64_t r = 0; r < restarts->n; ++r) {
+    const av_restart *fit = &restarts->fit[r];
+    fprintf(out, "  %3lld  seed %-6lld %6lld epoch%s  %.4f%s\n", (long long)fit->number,
+            (long long)fit->seed, (long long)fit->epochs, fit->epochs == 1 ? " " : "s", fit->elbo,
+            r == restarts->chosen ? "  kept" : "");
   }
-  if (n_cells == 0) {
+}
+
+static void print_result(const av_result *result, FILE *out) {
+  const bool held_out = result->which == AV_SPLIT_VALIDATION;
+  const double nll = result->losses[AV_LOSS_NLL];
+  const double kl = av_result_kl(result);
+  if (!result->known) {
+    fprintf(out,
+            "\nResult: no likelihood; the model's dispersion is by label, and not every cell has "
+            "a label that it knows\n");
+  } else if (result->n_cells == 0) {
     fprintf(out, "\nResult: no cell to evaluate\n");
+  } else if (result->which == AV_EVALUATE_ALL) {
+    fprintf(out,
+            "\nResult, all %lld cells: negative ELBO %.2f (reconstruction %.2f, KL %.2f) a cell\n",
+            (long long)result->n_cells, nll + kl, nll, kl);
   } else {
     fprintf(out,
             "\nResult, %lld %s cells: negative ELBO %.2f (reconstruction %.2f, KL %.2f) a cell\n",
-            (long long)n_cells, held_out ? "held-out" : "training", losses[AV_LOSS_NLL] + kl,
-            losses[AV_LOSS_NLL], kl);
+            (long long)result->n_cells, held_out ? "held-out" : "training", nll + kl, nll, kl);
   }
-  if (factors->loadings != NULL) {
-    print_factors(trainer->dataset, factors, mean_rho, out);
+}
+
+static void log_result(const av_fitting *fitting) {
+  const av_result *result = &fitting->fit.result;
+  const av_restarts *restarts = &fitting->restarts;
+  const double kl = av_result_kl(result);
+  if (result->known) {
+    av_log_event("result", "cells", "s", av_result_cells(result), "n_cells", "i", result->n_cells,
+                 "elbo", "d", av_result_elbo(result), "reconstruction_loss", "d",
+                 result->losses[AV_LOSS_NLL], "kl_local", "d", kl, "epochs", "i",
+                 fitting->fit.history.n_epochs, NULL);
+  }
+  if (restarts->most > 1) {
+    const av_restart *chosen = &restarts->fit[restarts->chosen];
+    av_log_event("chosen", "number", "i", chosen->number, "restarts", "i", restarts->n, "seed", "i",
+                 chosen->seed, "epochs", "i", chosen->epochs, "elbo", "d", chosen->elbo, NULL);
+  }
+}
+
+void av_summary_print(const av_comm *comm, const av_dataset *dataset, const av_fitting *fitting,
+                      FILE *out) {
+  const av_fit *fit = &fitting->fit;
+  log_result(fitting);
+  if (comm->rank != 0) {
+    return;
+  }
+  print_result(&fit->result, out);
+  if (fitting->restarts.most > 1) {
+    print_restarts(&fitting->restarts, fit->result.which == AV_SPLIT_VALIDATION, out);
+  }
+  if (fit->factors.loadings != NULL) {
+    print_factors(dataset, &fit->factors, fit->mean_rho, out);
   }
   fflush(out);
-  return AV_OK;
 }

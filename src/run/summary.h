@@ -2,15 +2,13 @@
 #ifndef AV_RUN_SUMMARY_H
 #define AV_RUN_SUMMARY_H
 
-#include "posterior/factors.h"
-#include "train/trainer.h"
+#include "run/fit.h"
 
 #include <stdio.h>
 
-/* Evaluates the held-out cells (validation; training cells if there are none) once more and prints;
- * factors are printed if factors->n_latent > 0 (loadings is not NULL). Log event "result".
- * Collective. */
-av_status av_summary_print(const av_trainer *trainer, const av_history *history,
-                           const av_factors *factors, const double *mean_rho, FILE *out);
+/* Prints the losses at the end, the restarts if there were several, and the factors of a linear
+ * decoder; rank 0 only. Log events "result", "chosen". Not collective. */
+void av_summary_print(const av_comm *comm, const av_dataset *dataset, const av_fitting *fitting,
+                      FILE *out);
 
 #endif

@@ -43,7 +43,8 @@ typedef struct av_trainer {
   const av_split *split;
   av_backend *be;
   av_data *data;
-  av_vae *vae; /* made for at least av_trainer_rows() rows */
+  uint64_t seed; /* of minibatches and draws: train.seed, or a restart's own */
+  av_vae *vae;   /* made for at least av_trainer_rows() rows */
   av_observer observer;
 } av_trainer;
 
@@ -51,14 +52,9 @@ typedef struct av_trainer {
 int64_t av_trainer_rows(const av_config *config, int64_t n_local);
 
 /* Trains for config->train.max_epochs epochs, fewer (history->n_epochs) when early stopping ends
- * it. The model is left with the parameters that train.keep says. A loss that is not finite:
+ * it. The model is left with the parameters that train.keep says and the BatchNorm statistics that
+ * train.batch_norm_statistics says; `vae` is fresh, its values set. A loss that is not finite:
  * AV_NUMERIC, naming epoch and what to try. Collective. */
 av_status av_train(const av_trainer *trainer, av_history *history);
-
-/* Mean losses over the cells whose split is `which`, with one draw of z and l each (draw.epoch
- * tells draws apart); losses: AV_LOSSES of backend/latent.h. Call av_vae_begin_inference first.
- * n_cells receives their number over all ranks; the losses are NaN if it is 0. Collective. */
-av_status av_evaluate_split(const av_trainer *trainer, int which, av_draw draw, double losses[3],
-                            int64_t *n_cells);
 
 #endif

@@ -24,6 +24,7 @@ static double now(void) {
 typedef struct bench {
   av_backend be;
   av_batch *batch;
+  const av_design *design;
   int64_t rows, genes;
   double *fastest; /* seconds, by line */
   const char **name;
@@ -109,9 +110,14 @@ static void encoder(bench *b, int64_t width) {
   void *prior = array(b, AV_SUM, 2 * BATCHES, 1, 0);
   void *losses = array(b, AV_SUM, AV_LOSSES, 0, 0);
   int64_t *rows = av_calloc((size_t)b->rows, sizeof *rows);
-  const av_norm norm = {
-      .n = width, .training = true, .relu = true, .dropout = 0.1, .n_cells = b->rows};
+  const av_norm norm = {.n = width,
+                        .training = true,
+                        .batch_norm = true,
+                        .relu = true,
+                        .dropout = 0.1,
+                        .n_cells = b->rows};
   const av_latent latent = {.n_latent = LATENT,
+                            .stride = LATENT,
                             .latent_library = true,
                             .sample = true,
                             .kl_weight = 1,
@@ -122,14 +128,14 @@ static void encoder(bench *b, int64_t width) {
       rows[i] = (i * 31 + round * 977) % CELLS;
     }
     TIME(b, "batch_select", batch_select(be, b->batch, b->rows, rows));
-    TIME(b, "sparse_linear", sparse_linear(be, b->batch, true, width, w, bias, x));
+    TIME(b, "sparse_linear", sparse_linear(be, b->batch, true, false, width, w, bias, x));
     TIME(b, "moments", moments(be, b->batch, width, x, moments));
     TIME(b, "norm_act", norm_act(be, b->batch, &norm, x, moments, gamma, beta, running, y));
     TIME(b, "linear 128 -> 20",
          linear(be, b->batch, HIDDEN, 0, 2 * LATENT, y, width, head, NULL, z_head));
     TIME(b, "latent_draw", latent_draw(be, b->batch, &latent, z_head, l_head, prior, z, l, losses));
     TIME(b, "latent_grad",
-         latent_grad(be, b->batch, &latent, z_head, l_head, prior, z, l, z_head, l_head));
+         latent_grad(be, b->batch, &latent, z_head, l_head, prior, z, z, l, z_head, l_head));
     TIME(b, "linear_grad 128 -> 20",
          linear_grad(be, b->batch, HIDDEN, 0, 2 * LATENT, y, width, head, z_head, dx, width, dhead,
                      NULL));
@@ -137,7 +143,8 @@ static void encoder(bench *b, int64_t width) {
          norm_act_sums(be, b->batch, &norm, x, moments, gamma, y, dy, back, dgamma, dbeta));
     TIME(b, "norm_act_grad",
          norm_act_grad(be, b->batch, &norm, x, moments, gamma, y, dy, back, dx));
-    TIME(b, "sparse_linear_grad", sparse_linear_grad(be, b->batch, true, width, dx, dw, dbias));
+    TIME(b, "sparse_linear_grad",
+         sparse_linear_grad(be, b->batch, true, false, width, dx, dw, dbias));
     TIME(b, "zero", zero(be, AV_GRAD, dw, b->genes * width));
     TIME(b, "zero", zero(be, AV_GRAD, dbias, width));
     TIME(b, "zero", zero(be, AV_GRAD, dhead, HIDDEN * 2 * LATENT));
@@ -190,7 +197,8 @@ static void decoder(bench *b, int likelihood, int64_t n_in, const char *title) {
                             .dpx_r = dpx_r};
   av_decode forward = decode;
   forward.scale.dw = NULL;
-  const av_fold fold = {.n_genes = b->genes,
+  const av_fold fold = {.design = b->design,
+                        .n_genes = b->genes,
                         .n_in = LATENT,
                         .n_onehot = BATCHES,
                         .training = true,
@@ -241,10 +249,14 @@ int main(int argc, char **argv) {
   av_comm comm;
   av_dataset dataset;
   av_comm_self(&comm);
-  make_dataset(&dataset, CELLS, genes, BATCHES, 0.0725 * (double)genes, false, 1);
+  make_dataset(
+      &dataset,
+      &(twin_shape){
+          .cells = CELLS, .genes = genes, .batches = BATCHES, .filled = 0.0725 * (double)genes},
+      1);
   const int64_t sizes[] = {128, 1024};
   for (size_t s = 0; s < sizeof sizes / sizeof *sizes; ++s) {
-    bench b = {.rows = sizes[s], .genes = genes};
+    bench b = {.design = &dataset.design, .rows = sizes[s], .genes = genes};
     av_data *data = NULL;
     b.fastest = av_calloc(64, sizeof *b.fastest);
     b.name = av_calloc(64, sizeof *b.name);

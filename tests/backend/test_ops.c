@@ -17,8 +17,22 @@
 /* Shapes every test runs on: odd and large, empty and single minibatches, 1 and 2 threads. */
 static const twin_shape shapes[] = {
     {.cells = 40, .genes = 1, .batches = 1, .rows = 5, .filled = 0.7, .threads = 1},
-    {.cells = 40, .genes = 33, .batches = 3, .rows = 0, .filled = 9, .threads = 2},
-    {.cells = 40, .genes = 33, .batches = 3, .rows = 1, .filled = 9, .threads = 2},
+    {.cells = 40,
+     .genes = 33,
+     .batches = 3,
+     .rows = 0,
+     .filled = 9,
+     .threads = 2,
+     .categorical = 2,
+     .continuous = 3},
+    {.cells = 40,
+     .genes = 33,
+     .batches = 3,
+     .rows = 1,
+     .filled = 9,
+     .threads = 2,
+     .categorical = 3,
+     .continuous = 1},
     {.cells = 50, .genes = 257, .batches = 2, .rows = 2, .filled = 30, .threads = 2},
     {.cells = 200, .genes = 500, .batches = 1, .rows = 130, .filled = 40, .threads = 1},
     {.cells = 200, .genes = 500, .batches = 90, .rows = 130, .filled = 40, .threads = 2},
@@ -28,7 +42,19 @@ static const twin_shape shapes[] = {
      .rows = 37,
      .filled = 60,
      .threads = 3,
-     .fractions = true},
+     .fractions = true,
+     .categorical = 5,
+     .continuous = 4,
+     .size_factors = true},
+    {.cells = 90,
+     .genes = 140,
+     .batches = 1,
+     .rows = 77,
+     .filled = 30,
+     .threads = 2,
+     .categorical = 1,
+     .continuous = 2,
+     .size_factors = true},
     {.cells = 30, .genes = 66000, .batches = 2, .rows = 17, .filled = 200, .threads = 2}};
 
 /* Runs `check` on every shape, order-free or not, and on every instruction set of this machine. */
@@ -66,47 +92,47 @@ static void check_memory(av_twin *twin) {
   pair_free(&values);
 }
 
+static void check_sparse_size(av_twin *twin, int64_t n, bool log1p_input, bool covariates) {
+  const av_design *design = &twin->dataset.design;
+  const int64_t extra = covariates ? design->n_continuous + design->n_onehot : 0;
+  const int64_t inputs = twin->dataset.n_genes + extra;
+  source from = {.item = 100};
+  av_pair weight = pair_normals(twin, AV_REAL, inputs * n, &from, 0, 0.1);
+  av_pair bias = pair_normals(twin, AV_REAL, n, &from, 0, 1);
+  av_pair y = pair_zeros(twin, AV_REAL, twin->n * n);
+  av_pair dy = pair_normals(twin, AV_REAL, twin->n * n, &from, 0, 1);
+  av_pair dw = pair_zeros(twin, AV_GRAD, inputs * n);
+  av_pair dbias = pair_zeros(twin, AV_GRAD, n);
+  BOTH(twin,
+       sparse_linear(be, batch, log1p_input, covariates, n, weight.at[t], bias.at[t], y.at[t]));
+  same("sparse_linear y", &y, TOLERANCE);
+  BOTH(twin, zero(be, AV_GRAD, dw.at[t], dw.n));
+  BOTH(twin, zero(be, AV_GRAD, dbias.at[t], dbias.n));
+  BOTH(twin,
+       sparse_linear_grad(be, batch, log1p_input, covariates, n, dy.at[t], dw.at[t], dbias.at[t]));
+  same("sparse_linear_grad dw", &dw, TOLERANCE);
+  same("sparse_linear_grad dbias", &dbias, TOLERANCE);
+  same_part("sparse_linear_grad covariates", &dw, inputs - extra, n, TOLERANCE);
+  av_pair *all[] = {&weight, &bias, &y, &dy, &dw, &dbias};
+  for (size_t i = 0; i < sizeof all / sizeof *all; ++i) {
+    pair_free(all[i]);
+  }
+}
+
 static void check_sparse(av_twin *twin) {
   const int64_t widths[] = {1, 10, 37, 128, 256};
   for (size_t w = 0; w < sizeof widths / sizeof *widths; ++w) {
-    const int64_t n = widths[w];
-    const int64_t genes = twin->dataset.n_genes;
-    if (genes > 10000 && n > 40) {
+    if (twin->dataset.n_genes > 10000 && widths[w] > 40) {
       continue;
     }
-    source from = {.item = 100};
-    av_pair weight = pair_normals(twin, AV_REAL, genes * n, &from, 0, 0.1);
-    av_pair bias = pair_normals(twin, AV_REAL, n, &from, 0, 1);
-    av_pair y = pair_zeros(twin, AV_REAL, twin->n * n);
-    av_pair dy = pair_normals(twin, AV_REAL, twin->n * n, &from, 0, 1);
-    av_pair dw = pair_zeros(twin, AV_GRAD, genes * n);
-    av_pair dbias = pair_zeros(twin, AV_GRAD, n);
-    for (int log1p_input = 0; log1p_input < 2; ++log1p_input) {
-      BOTH(twin, sparse_linear(be, batch, log1p_input, n, weight.at[t], bias.at[t], y.at[t]));
-      same("sparse_linear y", &y, TOLERANCE);
-      BOTH(twin, zero(be, AV_GRAD, dw.at[t], dw.n));
-      BOTH(twin, zero(be, AV_GRAD, dbias.at[t], dbias.n));
-      BOTH(twin, sparse_linear_grad(be, batch, log1p_input, n, dy.at[t], dw.at[t], dbias.at[t]));
-      same("sparse_linear_grad dw", &dw, TOLERANCE);
-      same("sparse_linear_grad dbias", &dbias, TOLERANCE);
-    }
-    if (!twin->be[CPU].strict) { /* added to what is there */
-      BOTH(twin, sparse_linear_grad(be, batch, true, n, dy.at[t], dw.at[t], dbias.at[t]));
-      same("sparse_linear_grad dw, twice", &dw, TOLERANCE);
-      same("sparse_linear_grad dbias, twice", &dbias, TOLERANCE);
-    }
-    pair_free(&weight);
-    pair_free(&bias);
-    pair_free(&y);
-    pair_free(&dy);
-    pair_free(&dw);
-    pair_free(&dbias);
+    check_sparse_size(twin, widths[w], w % 2 == 0, false);
+    check_sparse_size(twin, widths[w], w % 2 != 0, true);
   }
 }
 
 static void check_linear_size(av_twin *twin, int64_t m, int64_t n, bool onehot, bool bias_wanted) {
   source from = {.item = 200};
-  const int64_t batches = onehot ? twin->dataset.batch.levels.n : 0;
+  const int64_t batches = onehot ? twin->columns : 0;
   const int64_t x_stride = m + 3;
   const int64_t dx_stride = m + 1;
   av_pair x = pair_normals(twin, AV_REAL, twin->n * x_stride, &from, 0.2, 1);
@@ -147,66 +173,130 @@ static void check_linear(av_twin *twin) {
   check_linear_size(twin, 33, 47, true, true);
 }
 
-static void check_norm_case(av_twin *twin, int64_t n, bool relu, double dropout) {
-  source from = {.item = 300};
-  const int64_t cells = twin->n > 0 ? twin->n : 3;
-  av_pair x = pair_normals(twin, AV_REAL, twin->n * n, &from, 2, 3);
-  av_pair gamma = pair_normals(twin, AV_REAL, n, &from, 1, 0.3);
-  av_pair beta = pair_normals(twin, AV_REAL, n, &from, 0, 0.5);
-  av_pair running = pair_normals(twin, AV_REAL, 2 * n, &from, 1, 0.1);
-  av_pair y = pair_zeros(twin, AV_REAL, twin->n * n);
-  av_pair dy = pair_normals(twin, AV_REAL, twin->n * n, &from, 0, 1);
-  av_pair dx = pair_zeros(twin, AV_REAL, twin->n * n);
-  av_pair moments = pair_normals(twin, AV_SUM, 2 * n, &from, 0, 1); /* to be overwritten */
-  av_pair back = pair_normals(twin, AV_SUM, 2 * n, &from, 0, 1);
-  av_pair dgamma = pair_zeros(twin, AV_GRAD, n);
-  av_pair dbeta = pair_zeros(twin, AV_GRAD, n);
-  av_norm norm = {.n = n,
-                  .training = false,
-                  .relu = relu,
-                  .dropout = dropout,
-                  .layer = 5,
-                  .draw = {.seed = 123, .epoch = 4, .purpose = AV_DRAW_LATENT},
-                  .n_cells = cells};
-  BOTH(twin, norm_act(be, batch, &norm, x.at[t], moments.at[t], gamma.at[t], beta.at[t],
-                      running.at[t], y.at[t]));
-  same("norm_act y, running", &y, TOLERANCE);
-  BOTH(twin, moments(be, batch, n, x.at[t], moments.at[t]));
-  same("moments", &moments, TOLERANCE);
-  norm.training = true;
-  BOTH(twin, norm_act(be, batch, &norm, x.at[t], moments.at[t], gamma.at[t], beta.at[t],
-                      running.at[t], y.at[t]));
-  same("norm_act y", &y, TOLERANCE);
-  same("norm_act running", &running, TOLERANCE);
-  BOTH(twin, norm_act_sums(be, batch, &norm, x.at[t], moments.at[t], gamma.at[t], y.at[t], dy.at[t],
-                           back.at[t], dgamma.at[t], dbeta.at[t]));
-  same("norm_act_sums back", &back, TOLERANCE);
-  same("norm_act_sums dgamma", &dgamma, TOLERANCE);
-  same("norm_act_sums dbeta", &dbeta, TOLERANCE);
-  BOTH(twin, norm_act_grad(be, batch, &norm, x.at[t], moments.at[t], gamma.at[t], y.at[t], dy.at[t],
-                           back.at[t], dx.at[t]));
+/* Arrays of a norm_act and its way back. */
+typedef struct norm_arrays {
+  av_pair x, gamma, beta, running, y, dy, dx, moments, back, dgamma, dbeta;
+} norm_arrays;
+
+static void norm_forward(av_twin *twin, const av_norm *norm, norm_arrays *a, bool affine) {
+  BOTH(twin, norm_act(be, batch, norm, a->x.at[t], affine ? a->moments.at[t] : NULL,
+                      affine ? a->gamma.at[t] : NULL, affine ? a->beta.at[t] : NULL,
+                      affine ? a->running.at[t] : NULL, a->y.at[t]));
+}
+
+/* From dy to dx as the model does it. */
+static void norm_back(av_twin *twin, const av_norm *norm, norm_arrays *a) {
+  av_norm rest = *norm;
+  if (norm->layer_norm) {
+    BOTH(twin,
+         layer_norm_grad(be, batch, norm, a->x.at[t], norm->batch_norm ? a->moments.at[t] : NULL,
+                         norm->batch_norm ? a->gamma.at[t] : NULL,
+                         norm->batch_norm ? a->beta.at[t] : NULL, a->y.at[t], a->dy.at[t]));
+    same("layer_norm_grad d", &a->dy, TOLERANCE);
+    rest.relu = false;
+    rest.dropout = 0;
+  }
+  if (norm->batch_norm) {
+    BOTH(twin,
+         norm_act_sums(be, batch, &rest, a->x.at[t], a->moments.at[t], a->gamma.at[t], a->y.at[t],
+                       a->dy.at[t], a->back.at[t], a->dgamma.at[t], a->dbeta.at[t]));
+    /* LayerNorm leaves sums over cells that may cancel: beside the cells' terms of about 1 */
+    const double size = norm->layer_norm ? (double)twin->n : 0.0;
+    same_beside("norm_act_sums back", &a->back, TOLERANCE, size);
+    same_beside("norm_act_sums dgamma", &a->dgamma, TOLERANCE, size);
+    same_beside("norm_act_sums dbeta", &a->dbeta, TOLERANCE, size);
+  }
   /* of one or two cells nothing but rounding is left of the terms, gamma dy / sigma, of about 30 */
-  const double terms = twin->n <= 2 ? 30.0 : 0.0;
-  same_beside("norm_act_grad dx", &dx, TOLERANCE, terms);
-  BOTH(twin, norm_act_grad(be, batch, &norm, x.at[t], moments.at[t], gamma.at[t], y.at[t], dy.at[t],
-                           back.at[t], dy.at[t]));
-  same_beside("norm_act_grad in place", &dy, TOLERANCE, terms);
-  av_pair *all[] = {&x, &gamma, &beta, &running, &y, &dy, &dx, &moments, &back, &dgamma, &dbeta};
+  const double terms = twin->n <= 2 && norm->batch_norm ? 30.0 : 0.0;
+  for (int in_place = 0; in_place < 2; ++in_place) {
+    BOTH(twin,
+         norm_act_grad(be, batch, &rest, a->x.at[t], norm->batch_norm ? a->moments.at[t] : NULL,
+                       norm->batch_norm ? a->gamma.at[t] : NULL, a->y.at[t], a->dy.at[t],
+                       norm->batch_norm ? a->back.at[t] : NULL,
+                       in_place != 0 ? a->dy.at[t] : a->dx.at[t]));
+    same_beside(in_place != 0 ? "norm_act_grad in place" : "norm_act_grad dx",
+                in_place != 0 ? &a->dy : &a->dx, TOLERANCE, terms);
+  }
+}
+
+static void check_norm_case(av_twin *twin, av_norm norm) {
+  source from = {.item = 300};
+  const int64_t n = norm.n;
+  norm_arrays a = {
+      .x = pair_normals(twin, AV_REAL, twin->n * n, &from, 2, 3),
+      .gamma = pair_normals(twin, AV_REAL, n, &from, 1, 0.3),
+      .beta = pair_normals(twin, AV_REAL, n, &from, 0, 0.5),
+      .running = pair_normals(twin, AV_REAL, 2 * n, &from, 1, 0.1),
+      .y = pair_zeros(twin, AV_REAL, twin->n * n),
+      .dy = pair_normals(twin, AV_REAL, twin->n * n, &from, 0, 1),
+      .dx = pair_zeros(twin, AV_REAL, twin->n * n),
+      .moments = pair_normals(twin, AV_SUM, 2 * n, &from, 0, 1), /* to be overwritten */
+      .back = pair_normals(twin, AV_SUM, 2 * n, &from, 0, 1),
+      .dgamma = pair_zeros(twin, AV_GRAD, n),
+      .dbeta = pair_zeros(twin, AV_GRAD, n)};
+  norm.layer = 5;
+  norm.draw = (av_draw){.seed = 123, .epoch = 4, .purpose = AV_DRAW_LATENT};
+  norm.n_cells = twin->n > 0 ? twin->n : 3;
+  norm_forward(twin, &norm, &a, norm.batch_norm);
+  same("norm_act y, running", &a.y, TOLERANCE);
+  if (norm.batch_norm) {
+    BOTH(twin, moments(be, batch, n, a.x.at[t], a.moments.at[t]));
+    same("moments", &a.moments, TOLERANCE);
+  }
+  norm.training = true;
+  norm_forward(twin, &norm, &a, norm.batch_norm);
+  same("norm_act y", &a.y, TOLERANCE);
+  same("norm_act running", &a.running, TOLERANCE);
+  norm_back(twin, &norm, &a);
+  av_pair *all[] = {&a.x,  &a.gamma,   &a.beta, &a.running, &a.y,    &a.dy,
+                    &a.dx, &a.moments, &a.back, &a.dgamma,  &a.dbeta};
   for (size_t i = 0; i < sizeof all / sizeof *all; ++i) {
     pair_free(all[i]);
   }
 }
 
 static void check_norm(av_twin *twin) {
-  check_norm_case(twin, 1, true, 0.0);
-  check_norm_case(twin, 37, false, 0.0);
-  check_norm_case(twin, 128, true, 0.1);
-  check_norm_case(twin, 300, true, 0.6);
+  const av_norm cases[] = {
+      {.n = 1, .batch_norm = true, .relu = true},
+      {.n = 37, .batch_norm = true},
+      {.n = 128, .batch_norm = true, .relu = true, .dropout = 0.1},
+      {.n = 300, .batch_norm = true, .relu = true, .dropout = 0.6},
+      {.n = 300, .relu = true, .dropout = 0.4},
+      {.n = 37},
+      {.n = 129, .layer_norm = true, .blocks = 1, .relu = true},
+      {.n = 70, .layer_norm = true, .blocks = 2, .relu = true, .dropout = 0.3},
+      {.n = 256, .batch_norm = true, .layer_norm = true, .blocks = 2, .relu = true, .dropout = 0.2},
+      {.n = 41, .batch_norm = true, .layer_norm = true, .blocks = 1}};
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; ++i) {
+    check_norm_case(twin, cases[i]);
+  }
 }
 
-static void check_latent_case(av_twin *twin, int64_t k, bool latent_library, bool sample) {
+/* Latent coordinates on the simplex add up to 1; the covariates follow them. */
+static void check_z(av_twin *twin, const av_latent *latent, const av_pair *z) {
+  const av_design *design = &twin->dataset.design;
+  const int64_t k = latent->n_latent;
+  double *values = pair_read(z, CPU);
+  for (int64_t i = 0; i < twin->n; ++i) {
+    const int64_t row = twin_row(twin, i);
+    double sum = 0.0;
+    for (int64_t j = 0; j < k; ++j) {
+      sum += values[i * latent->stride + j];
+    }
+    assert_true(!latent->simplex || fabs(sum - 1.0) < 1e-5);
+    for (int64_t c = 0; c < design->n_continuous; ++c) {
+      assert_true(values[i * latent->stride + k + c] ==
+                  (double)(float)design->continuous[row * design->n_continuous + c]);
+    }
+  }
+  free(values);
+}
+
+static void check_latent_case(av_twin *twin, int64_t k, bool latent_library, bool sample,
+                              bool simplex) {
   source from = {.item = 400};
   const int64_t batches = twin->dataset.batch.levels.n;
+  const int64_t stride = k + twin->dataset.design.n_continuous;
   double *priors = av_calloc((size_t)(2 * batches), sizeof *priors);
   assert_non_null(priors);
   for (int64_t s = 0; s < batches; ++s) {
@@ -216,14 +306,16 @@ static void check_latent_case(av_twin *twin, int64_t k, bool latent_library, boo
   av_pair prior = pair_values(twin, AV_SUM, 2 * batches, priors);
   av_pair z_head = pair_normals(twin, AV_REAL, twin->n * 2 * k, &from, -0.5, 1);
   av_pair l_head = pair_normals(twin, AV_REAL, twin->n * 2, &from, 1, 1);
-  av_pair z = pair_zeros(twin, AV_REAL, twin->n * k);
+  av_pair z = pair_zeros(twin, AV_REAL, twin->n * stride);
   av_pair l = pair_zeros(twin, AV_REAL, twin->n);
   av_pair losses = pair_zeros(twin, AV_SUM, AV_LOSSES);
-  av_pair dz = pair_normals(twin, AV_REAL, twin->n * k, &from, 0, 1);
+  av_pair dz = pair_normals(twin, AV_REAL, twin->n * stride, &from, 0, 1);
   av_pair dl = pair_normals(twin, AV_REAL, twin->n, &from, 0, 1);
   av_pair dz_head = pair_zeros(twin, AV_REAL, twin->n * 2 * k);
   av_pair dl_head = pair_zeros(twin, AV_REAL, twin->n * 2);
   const av_latent latent = {.n_latent = k,
+                            .stride = stride,
+                            .simplex = simplex,
                             .latent_library = latent_library,
                             .sample = sample,
                             .kl_weight = 0.3,
@@ -231,12 +323,13 @@ static void check_latent_case(av_twin *twin, int64_t k, bool latent_library, boo
   BOTH(twin, latent_draw(be, batch, &latent, z_head.at[t], latent_library ? l_head.at[t] : NULL,
                          prior.at[t], z.at[t], l.at[t], losses.at[t]));
   same("latent_draw z", &z, TOLERANCE);
+  check_z(twin, &latent, &z);
   same("latent_draw l", &l, TOLERANCE);
   /* order-free losses are rounded to 2^-16, 7.6e-6 at most off for each of two terms a cell */
   same_beside("latent_draw losses", &losses, TOLERANCE,
               twin->be[CPU].strict ? 0.8 * (double)twin->n : 0.0);
   BOTH(twin, latent_grad(be, batch, &latent, z_head.at[t], latent_library ? l_head.at[t] : NULL,
-                         prior.at[t], dz.at[t], dl.at[t], dz_head.at[t], dl_head.at[t]));
+                         prior.at[t], z.at[t], dz.at[t], dl.at[t], dz_head.at[t], dl_head.at[t]));
   same("latent_grad dz_head", &dz_head, TOLERANCE);
   same("latent_grad dl_head", &dl_head, TOLERANCE);
   av_pair *all[] = {&prior, &z_head, &l_head, &z, &l, &losses, &dz, &dl, &dz_head, &dl_head};
@@ -247,12 +340,15 @@ static void check_latent_case(av_twin *twin, int64_t k, bool latent_library, boo
 }
 
 static void check_latent(av_twin *twin) {
-  check_latent_case(twin, 10, true, true);
-  check_latent_case(twin, 1, false, true);
-  check_latent_case(twin, 7, true, false);
+  check_latent_case(twin, 10, true, true, false);
+  check_latent_case(twin, 1, false, true, false);
+  check_latent_case(twin, 7, true, false, false);
+  check_latent_case(twin, 10, false, true, true);
+  check_latent_case(twin, 1, true, true, true);
+  check_latent_case(twin, 6, true, false, true);
 }
 
-/* M has no meaning for batches without cells (the backends differ): there 0 on both sides. */
+/* M has no meaning for columns without cells (the backends differ): there 0 on both sides. */
 static void same_back(av_pair *back, int64_t k, int64_t batches, const double *cells) {
   double *values[TWINS] = {pair_read(back, REFERENCE), pair_read(back, CPU)};
   for (int64_t s = 0; s < batches; ++s) {
@@ -266,12 +362,11 @@ static void same_back(av_pair *back, int64_t k, int64_t batches, const double *c
   free(values[CPU]);
 }
 
-static void check_fold_case(av_twin *twin, int64_t k, bool onehot) {
+static void check_fold_case(av_twin *twin, int64_t k, bool onehot, bool biased) {
   source from = {.item = 500};
   const int64_t genes = twin->dataset.n_genes;
-  const int64_t batches = onehot ? twin->dataset.batch.levels.n : 0;
+  const int64_t batches = onehot ? twin->columns : 0;
   const int64_t width = k + batches;
-  const int64_t rows = batches > 0 ? batches : 1;
   if (width * genes > 1000000) {
     return; /* the reference builds the whole covariance for every gene */
   }
@@ -280,10 +375,12 @@ static void check_fold_case(av_twin *twin, int64_t k, bool onehot) {
   av_pair gamma = pair_normals(twin, AV_REAL, genes, &from, 1, 0.2);
   av_pair beta = pair_normals(twin, AV_REAL, genes, &from, 0, 1);
   av_pair running = pair_normals(twin, AV_REAL, 2 * genes, &from, 1, 0.1);
+  av_pair bias = pair_normals(twin, AV_REAL, genes, &from, 0.5, 1);
   av_pair a = pair_zeros(twin, AV_REAL, width * genes);
   av_pair c = pair_zeros(twin, AV_REAL, genes);
   av_pair inv_sigma = pair_zeros(twin, AV_REAL, genes);
-  av_pair stats = pair_normals(twin, AV_SUM, rows * (1 + k) + k * k, &from, 0, 1);
+  av_pair stats = pair_normals(twin, AV_SUM, av_fold_stats_size(&twin->dataset.design, k, batches),
+                               &from, 0, 1);
   av_pair p = pair_normals(twin, AV_GRAD, width * genes, &from, 0, 1);
   av_pair s = pair_normals(twin, AV_GRAD, genes, &from, 0, 1);
   av_pair dw = pair_zeros(twin, AV_GRAD, width * genes);
@@ -294,12 +391,14 @@ static void check_fold_case(av_twin *twin, int64_t k, bool onehot) {
   av_fold fold[TWINS];
   for (int training = 0; training < 2; ++training) {
     for (int t = 0; t < TWINS; ++t) {
-      fold[t] = (av_fold){.n_genes = genes,
+      fold[t] = (av_fold){.design = &twin->dataset.design,
+                          .n_genes = genes,
                           .n_in = k,
                           .n_onehot = batches,
                           .training = training != 0,
                           .n_cells = twin->n,
                           .w = w.at[t],
+                          .bias = biased ? bias.at[t] : NULL,
                           .gamma = gamma.at[t],
                           .beta = beta.at[t],
                           .running = running.at[t],
@@ -339,21 +438,21 @@ static void check_fold_case(av_twin *twin, int64_t k, bool onehot) {
     free(values);
     free(counts);
   }
-  av_pair *all[] = {&z, &w, &gamma, &beta,   &running, &a,    &c,  &inv_sigma,
-                    &p, &s, &dw,    &dgamma, &dbeta,   &back, &dz, &stats};
+  av_pair *all[] = {&z, &w,  &gamma,  &beta,  &running, &a,  &c,     &inv_sigma, &p,
+                    &s, &dw, &dgamma, &dbeta, &back,    &dz, &stats, &bias};
   for (size_t i = 0; i < sizeof all / sizeof *all; ++i) {
     pair_free(all[i]);
   }
 }
 
 static void check_fold(av_twin *twin) {
-  check_fold_case(twin, 10, true);
-  check_fold_case(twin, 3, false);
+  check_fold_case(twin, 10, true, false);
+  check_fold_case(twin, 3, false, true);
+  check_fold_case(twin, 5, true, true);
 }
 
-static void check_adam(av_twin *twin) {
+static void check_adam_case(av_twin *twin, int64_t n, bool decoupled, double clip) {
   source from = {.item = 600};
-  const int64_t n = 1003;
   av_pair p = pair_normals(twin, AV_REAL, n, &from, 0, 1);
   av_pair g = pair_normals(twin, AV_GRAD, n, &from, 0, 100);
   av_pair m = pair_normals(twin, AV_REAL, n, &from, 0, 0.1);
@@ -363,6 +462,8 @@ static void check_adam(av_twin *twin) {
                   .beta2 = 0.999,
                   .eps = 0.01,
                   .weight_decay = 1e-2,
+                  .decoupled = decoupled,
+                  .clip = clip,
                   .scale = 1.0 / 128};
   for (adam.step = 1; adam.step <= 3; ++adam.step) {
     BOTH(twin, adam(be, &adam, n, p.at[t], g.at[t], m.at[t], v.at[t]));
@@ -382,6 +483,16 @@ static void check_adam(av_twin *twin) {
   pair_free(&g);
   pair_free(&m);
   pair_free(&v);
+}
+
+/* |g| is about 100 / 128 sqrt(n): 25 for 1,003. */
+static void check_adam(av_twin *twin) {
+  check_adam_case(twin, 1003, false, 0);
+  check_adam_case(twin, 1003, true, 0);
+  check_adam_case(twin, 1003, false, 3);
+  check_adam_case(twin, 1003, true, 1000);
+  check_adam_case(twin, 4097, true, 0.5);
+  check_adam_case(twin, 1, false, 1e-3);
 }
 
 /* A NaN reaches every result that depends on it, in both modes and at once. */

@@ -41,33 +41,72 @@ static double random_count(source *from, int64_t cell, bool fractions) {
   return fractions ? (double)(float)(count - 0.7 * source_uniform(from, 0, 1)) : count;
 }
 
-void make_dataset(av_dataset *dataset, int64_t cells, int64_t genes, int64_t batches, double filled,
-                  bool fractions, uint64_t seed) {
-  source from = {.item = seed << 32};
-  *dataset = (av_dataset){.n_cells = cells, .n_genes = genes, .n_local = cells, .first = 0};
+/* Codes of n cells, any of `levels`. */
+static av_factor random_factor(source *from, int64_t n, int64_t levels) {
+  av_factor made = {.levels.n = levels, .code = av_calloc((size_t)n, sizeof *made.code)};
+  assert_non_null(made.code);
+  for (int64_t i = 0; i < n; ++i) {
+    made.code[i] = (int32_t)source_uniform(from, 0, (double)levels);
+  }
+  return made;
+}
+
+/* Everything known of the cells besides counts. */
+static void describe_cells(av_dataset *dataset, const twin_shape *shape, source *from) {
+  static const int64_t levels[] = {3, 1, 5};
+  const int64_t n = shape->cells;
+  const int64_t continuous = shape->continuous;
+  dataset->batch = random_factor(from, n, shape->batches);
+  dataset->has_batch = shape->batches > 1;
+  dataset->n_categorical = shape->categorical;
+  dataset->categorical = av_calloc((size_t)shape->categorical, sizeof *dataset->categorical);
+  dataset->n_continuous = continuous;
+  dataset->continuous = av_calloc((size_t)(n * continuous), sizeof *dataset->continuous);
+  assert_true(dataset->categorical && dataset->continuous);
+  for (int64_t c = 0; c < shape->categorical; ++c) {
+    dataset->categorical[c] = random_factor(from, n, levels[c % 3]);
+  }
+  for (int64_t i = 0; i < n * continuous; ++i) {
+    const int64_t c = i % continuous;
+    const double normal = (double)(float)source_normal(from);
+    dataset->continuous[i] = c == 0 ? 30.0 * normal : c == 1 ? 0.7 : normal;
+  }
+  if (shape->labels > 0) {
+    dataset->label = random_factor(from, n, shape->labels);
+  }
+  if (shape->size_factors) {
+    dataset->size_factor = av_calloc((size_t)n, sizeof *dataset->size_factor);
+    assert_non_null(dataset->size_factor);
+    for (int64_t i = 0; i < n; ++i) {
+      dataset->size_factor[i] = exp(source_normal(from));
+    }
+  }
+  require(av_dataset_design(dataset));
+}
+
+static void fill_counts(av_dataset *dataset, const twin_shape *shape, source *from) {
+  const int64_t genes = shape->genes;
+  const double share = shape->filled / (double)genes;
+  const double skip = log1p(-fmin(share, 0.999));
   av_counts_builder *builder = NULL;
-  require(av_builder_create(&builder, genes, cells, (int64_t)(filled * (double)cells), fractions));
+  require(av_builder_create(&builder, genes, shape->cells,
+                            (int64_t)(shape->filled * (double)shape->cells), shape->fractions));
   int32_t *gene = av_calloc((size_t)genes, sizeof *gene);
   double *value = av_calloc((size_t)genes, sizeof *value);
-  dataset->library = av_calloc((size_t)cells, sizeof *dataset->library);
-  dataset->batch.code = av_calloc((size_t)cells, sizeof *dataset->batch.code);
-  assert_true(gene && value && dataset->library && dataset->batch.code);
-  dataset->batch.levels.n = batches;
-  dataset->has_batch = batches > 1;
-  for (int64_t i = 0; i < cells; ++i) {
+  dataset->library = av_calloc((size_t)shape->cells, sizeof *dataset->library);
+  assert_true(gene && value && dataset->library);
+  for (int64_t i = 0; i < shape->cells; ++i) {
     int64_t n = 0;
-    const double share = filled / (double)genes;
     /* skip ahead by geometric gaps: fast for many genes */
-    int64_t g = (int64_t)(log(source_uniform(&from, 1e-300, 1)) / log1p(-fmin(share, 0.999)));
+    int64_t g = (int64_t)(log(source_uniform(from, 1e-300, 1)) / skip);
     while (i != 1 && g < genes) {
       gene[n] = (int32_t)g;
-      value[n] = random_count(&from, i, fractions);
+      value[n] = random_count(from, i, shape->fractions);
       dataset->library[i] += value[n++];
-      g += 1 + (int64_t)(log(source_uniform(&from, 1e-300, 1)) / log1p(-fmin(share, 0.999)));
+      g += 1 + (int64_t)(log(source_uniform(from, 1e-300, 1)) / skip);
     }
     require(av_builder_add_row(builder, n, gene, value));
     dataset->library[i] = dataset->library[i] > 0.0 ? dataset->library[i] : 1.0;
-    dataset->batch.code[i] = (int32_t)source_uniform(&from, 0, (double)batches);
   }
   require(av_builder_finish(builder, &dataset->counts));
   av_builder_free(&builder);
@@ -75,16 +114,28 @@ void make_dataset(av_dataset *dataset, int64_t cells, int64_t genes, int64_t bat
   free(value);
 }
 
+void make_dataset(av_dataset *dataset, const twin_shape *shape, uint64_t seed) {
+  source from = {.item = seed << 32};
+  *dataset = (av_dataset){
+      .n_cells = shape->cells, .n_genes = shape->genes, .n_local = shape->cells, .first = 0};
+  fill_counts(dataset, shape, &from);
+  describe_cells(dataset, shape, &from);
+}
+
+int64_t twin_row(const av_twin *twin, int64_t i) {
+  return (i * 7 + 2) % twin->dataset.n_cells; /* cells with escapes and without counts are early */
+}
+
 void twin_open(av_twin *twin, const twin_shape *shape) {
   static const int choice[TWINS] = {[REFERENCE] = AV_BACKEND_REFERENCE, [CPU] = AV_BACKEND_CPU};
   *twin = (av_twin){.n = shape->rows};
   av_comm_self(&twin->comm);
-  make_dataset(&twin->dataset, shape->cells, shape->genes, shape->batches, shape->filled,
-               shape->fractions, 1);
+  make_dataset(&twin->dataset, shape, 1);
+  twin->columns = twin->dataset.design.n_onehot;
   int64_t *rows = av_calloc((size_t)shape->rows, sizeof *rows);
   assert_non_null(rows);
   for (int64_t i = 0; i < shape->rows; ++i) {
-    rows[i] = (i * 7 + 2) % shape->cells; /* the cells with escapes and without counts are early */
+    rows[i] = twin_row(twin, i);
   }
   for (int t = 0; t < TWINS; ++t) {
     av_backend *be = &twin->be[t];
@@ -100,6 +151,14 @@ void free_dataset(av_dataset *dataset) {
   av_counts_free(&dataset->counts);
   free(dataset->library);
   free(dataset->batch.code);
+  free(dataset->label.code);
+  for (int64_t c = 0; c < dataset->n_categorical; ++c) {
+    free(dataset->categorical[c].code);
+  }
+  free(dataset->categorical);
+  free(dataset->continuous);
+  free(dataset->size_factor);
+  av_design_free(&dataset->design);
 }
 
 void twin_close(av_twin *twin) {
@@ -198,6 +257,14 @@ void same_beside(const char *what, const av_pair *pair, double tolerance, double
   double *reference = pair_read(pair, REFERENCE);
   double *cpu = pair_read(pair, CPU);
   same_numbers(what, pair->n, cpu, reference, tolerance, size);
+  free(reference);
+  free(cpu);
+}
+
+void same_part(const char *what, const av_pair *pair, int64_t row, int64_t n, double tolerance) {
+  double *reference = pair_read(pair, REFERENCE);
+  double *cpu = pair_read(pair, CPU);
+  same_numbers(what, pair->n - row * n, cpu + row * n, reference + row * n, tolerance, 0.0);
   free(reference);
   free(cpu);
 }

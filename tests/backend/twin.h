@@ -18,10 +18,22 @@ typedef struct source {
 double source_uniform(source *from, double low, double high);
 double source_normal(source *from);
 
+typedef struct twin_shape {
+  int64_t cells, genes, batches, rows; /* rows: of the minibatch, spread over the cells */
+  double filled;
+  bool fractions;
+  int64_t categorical; /* covariates, of 3, 1, 5, 3, 1, ... categories */
+  int64_t continuous;  /* covariates, one large, one constant, the others normal */
+  int64_t labels;      /* categories of labels; 0: none */
+  bool size_factors;
+  int threads;
+  bool strict;
+} twin_shape;
+
 /* Cells x genes of counts, `filled` non-zeros a cell on average (cell 1 has none, cell 2 counts
- * that need an escape, fractions if asked), batches at random. Fails the test without memory. */
-void make_dataset(av_dataset *dataset, int64_t cells, int64_t genes, int64_t batches, double filled,
-                  bool fractions, uint64_t seed);
+ * that need an escape, fractions if asked), batches, covariates, labels and size factors at random.
+ * Fails the test without memory. */
+void make_dataset(av_dataset *dataset, const twin_shape *shape, uint64_t seed);
 
 void free_dataset(av_dataset *dataset);
 
@@ -33,18 +45,13 @@ typedef struct av_twin {
   av_backend be[TWINS];
   av_data *data[TWINS];
   av_batch *batch[TWINS];
-  int64_t n; /* rows selected */
+  int64_t n;       /* rows selected */
+  int64_t columns; /* O of the dataset's design */
 } av_twin;
 
-typedef struct twin_shape {
-  int64_t cells, genes, batches, rows; /* rows: of the minibatch, spread over the cells */
-  double filled;
-  bool fractions;
-  int threads;
-  bool strict;
-} twin_shape;
-
 void twin_open(av_twin *twin, const twin_shape *shape);
+/* Local row of the minibatch's row i. */
+int64_t twin_row(const av_twin *twin, int64_t i);
 void twin_close(av_twin *twin);
 
 /* The cpu backend's instruction sets that this machine runs: switches to number i; false past the
@@ -70,6 +77,8 @@ double *pair_read(const av_pair *pair, int which); /* to free */
 
 /* Fails unless max |cpu - reference| <= tolerance * max |reference|. */
 void same(const char *what, const av_pair *pair, double tolerance);
+/* The same for the entries from row `row` of n on alone, if there are such. */
+void same_part(const char *what, const av_pair *pair, int64_t row, int64_t n, double tolerance);
 /* The same where results cancel: relative to `size` if that is larger than the largest entry. */
 void same_beside(const char *what, const av_pair *pair, double tolerance, double size);
 void same_numbers(const char *what, int64_t n, const double *cpu, const double *reference,

@@ -41,6 +41,38 @@ static inline void expect_faults(const char *text, const char *faults) {
   av_config_free(&config);
 }
 
+/* What every run needs; for tests of what follows from other keys. */
+static const char two_files[] __attribute__((unused)) =
+    "[data]\ninput = in.h5ad\n[output]\npath = out.h5ad\n";
+
+/* `two_files` (4 lines) and then `text` resolve without a fault. */
+static inline void resolve_ok(av_config *c, const char *text) {
+  char whole[1024];
+  snprintf(whole, sizeof whole, "%s%s", two_files, text);
+  parse_ok(c, whole);
+  const av_status status = av_config_resolve(c);
+  assert_string_equal(av_error_text(), "");
+  assert_int_equal(status, AV_OK);
+}
+
+/* This whole text parses but has these faults between its keys. */
+static inline void expect_clash(const char *text, const char *faults) {
+  av_config c;
+  parse_ok(&c, text);
+  const av_status status = av_config_resolve(&c);
+  assert_string_equal(av_error_text(), faults);
+  assert_int_equal(status, AV_CONFIG);
+  av_error_clear();
+  av_config_free(&c);
+}
+
+/* The same for `two_files` (4 lines) and then `text`. */
+static inline void expect_clash_after_files(const char *text, const char *faults) {
+  char whole[1024];
+  snprintf(whole, sizeof whole, "%s%s", two_files, text);
+  expect_clash(whole, faults);
+}
+
 static inline void write_file(const char *path, const char *bytes, size_t n) {
   FILE *file = fopen(path, "wb");
   assert_non_null(file);

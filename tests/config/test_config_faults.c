@@ -64,6 +64,8 @@ static void indentation(void **state) {
       "  input = x\n",
       "run.ini:3: [model] n_hidden: an indented line continues the value above it "
       "(n_latent); begin the key in the first column\n"
+      "run.ini:4: [model] bias: an indented line continues the value above it "
+      "(n_latent); begin the key in the first column\n"
       "run.ini:7: [data] input: an indented line continues the value above it "
       "(batch_key); begin the key in the first column");
   expect_faults(

@@ -1,36 +1,6 @@
 /* Checks between keys, and the defaults that follow from other keys. */
 #include "config_test.h"
 
-static const char files[] = "[data]\ninput = in.h5ad\n[output]\npath = out.h5ad\n";
-
-/* `files` (4 lines) and then `text` resolve without a fault. */
-static void resolve_ok(av_config *c, const char *text) {
-  char whole[1024];
-  snprintf(whole, sizeof whole, "%s%s", files, text);
-  parse_ok(c, whole);
-  const av_status status = av_config_resolve(c);
-  assert_string_equal(av_error_text(), "");
-  assert_int_equal(status, AV_OK);
-}
-
-/* This whole text parses but has these faults between its keys. */
-static void expect_clash(const char *text, const char *faults) {
-  av_config c;
-  parse_ok(&c, text);
-  const av_status status = av_config_resolve(&c);
-  assert_string_equal(av_error_text(), faults);
-  assert_int_equal(status, AV_CONFIG);
-  av_error_clear();
-  av_config_free(&c);
-}
-
-/* The same for `files` (4 lines) and then `text`. */
-static void expect_clash_after_files(const char *text, const char *faults) {
-  char whole[1024];
-  snprintf(whole, sizeof whole, "%s%s", files, text);
-  expect_clash(whole, faults);
-}
-
 static void dependent_defaults(void **state) {
   (void)state;
   av_config c;
@@ -39,12 +9,19 @@ static void dependent_defaults(void **state) {
   assert_true(c.model.use_observed_lib_size);
   assert_false(c.output.loadings);
   assert_string_equal(c.output.model, "out.model.h5");
+  assert_int_equal(c.train.batch_norm_statistics, AV_STATISTICS_RECOMPUTED);
   assert_false(c.model.gene_likelihood_given || c.output.model_given);
   av_config_free(&c);
   resolve_ok(&c, "[model]\nlinear_decoder = yes\n");
   assert_int_equal(c.model.gene_likelihood, AV_LIKELIHOOD_NB);
   assert_false(c.model.use_observed_lib_size);
   assert_true(c.output.loadings);
+  av_config_free(&c);
+  resolve_ok(&c, "[model]\ninit = scvi\n");
+  assert_int_equal(c.train.batch_norm_statistics, AV_STATISTICS_RUNNING);
+  av_config_free(&c);
+  resolve_ok(&c, "[model]\ninit = scvi\n[train]\nbatch_norm_statistics = recomputed\n");
+  assert_int_equal(c.train.batch_norm_statistics, AV_STATISTICS_RECOMPUTED);
   av_config_free(&c);
   resolve_ok(&c,
              "loadings = no\nmodel = m.h5\n[model]\nlinear_decoder = yes\n"

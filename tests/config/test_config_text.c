@@ -5,6 +5,7 @@
 #include "config/config_table.h"
 
 #include <dirent.h>
+#include <math.h>
 
 static const char *config_folder; /* argv[1] */
 
@@ -15,7 +16,8 @@ static bool same_value(const av_config_key *key, const void *a, const void *b) {
     case AV_TYPE_INT:
       return *(const int64_t *)a == *(const int64_t *)b;
     case AV_TYPE_REAL:
-      return *(const double *)a == *(const double *)b;
+      return *(const double *)a == *(const double *)b ||
+             (isnan(*(const double *)a) && isnan(*(const double *)b)); /* not given */
     case AV_TYPE_CHOICE:
       return *(const int *)a == *(const int *)b;
     case AV_TYPE_TEXT: {
@@ -88,7 +90,10 @@ static void round_trips(void **state) {
       "[train]\nn_steps_kl_warmup = 100\nlr = 0.1\neps = 1e-30\nweight_decay = "
       "0.30000000000000004\n",
       "[train]\nsplit_key = fold\n",
-      "[train]\ntrain_size = 1.0\nmax_epochs = 0\nseed = 9007199254740992\n",
+      "[train]\ntrain_size = 1.0\nmax_epochs = 0\nseed = 9007199254740992\n"
+      "[model]\nload = m.h5\n",
+      "[train]\ngradient_clip_val = 0.1\noptimizer = adamw\nn_restarts = 3\n"
+      "[data]\ncategorical_covariate_keys = a, \"b,c\"\n",
       "[train]\ntrain_size = 300\nvalidation_size = 0.1\n[runtime]\nthreads = 4\n",
       "[data]\ncounts =;x\nbatch_key = a # b;c\nsubset_genes = \"a,b\",\"@c\",\"\"\"\",\" "
       "d\",\";e\", f g\n",

@@ -116,14 +116,26 @@ static void choices(void **state) {
                 "run.ini:2: [model] gene_likelihood: \"zimb\" is not one of zinb, nb, poisson; did "
                 "you mean zinb?\n"
                 "run.ini:3: [model] init: \"x\" is not one of data, scvi\n"
-                "run.ini:4: [model] dispersion: \"GENE\" is not one of gene, gene-batch; did you "
-                "mean gene?");
+                "run.ini:4: [model] dispersion: \"GENE\" is not one of gene, gene-batch, "
+                "gene-label, gene-cell; did you mean gene?");
   assert_string_equal(av_config_choice("model", "gene_likelihood", AV_LIKELIHOOD_NB), "nb");
   assert_string_equal(av_config_choice("model", "gene_likelihood", AV_LIKELIHOOD_POISSON),
                       "poisson");
   assert_string_equal(av_config_choice("data", "empty_cells", AV_EMPTY_CELLS_NAN), "nan");
-  assert_string_equal(av_config_choice("model", "dispersion", AV_DISPERSION_GENE_BATCH),
-                      "gene-batch");
+  static const char *const dispersions[] = {"gene", "gene-batch", "gene-label", "gene-cell"};
+  for (int i = AV_DISPERSION_GENE; i <= AV_DISPERSION_GENE_CELL; ++i) {
+    assert_string_equal(av_config_choice("model", "dispersion", i), dispersions[i]);
+  }
+  assert_string_equal(av_config_choice("model", "latent_distribution", AV_LATENT_LN), "ln");
+  static const char *const where[] = {"both", "encoder", "decoder", "none"};
+  for (int i = AV_WHERE_BOTH; i <= AV_WHERE_NONE; ++i) {
+    assert_string_equal(av_config_choice("model", "use_batch_norm", i), where[i]);
+    assert_string_equal(av_config_choice("model", "use_layer_norm", i), where[i]);
+  }
+  assert_string_equal(av_config_choice("train", "optimizer", AV_OPTIMIZER_ADAM), "adam");
+  assert_string_equal(av_config_choice("train", "optimizer", AV_OPTIMIZER_ADAMW), "adamw");
+  assert_string_equal(av_config_choice("train", "batch_norm_statistics", AV_STATISTICS_RECOMPUTED),
+                      "recomputed");
   assert_string_equal(av_config_choice("model", "init", AV_INIT_SCVI), "scvi");
   assert_string_equal(av_config_choice("output", "mode", AV_OUTPUT_APPEND), "append");
   assert_string_equal(av_config_choice("runtime", "backend", AV_BACKEND_REFERENCE), "reference");

@@ -4,7 +4,8 @@
 usage: readme.py check|write
 
 The settings reference is `atlasvi help --markdown`, word for word; the benchmark table is that of
-tests/files/benchmark_real.md; every path, option and INI key that README names exists. `write` puts the two
+tests/quality/benchmark_real.md; every path, option and INI key that README names exists;
+every argument of the originals (arguments.txt) has its row. `write` puts the two
 tables in.
 """
 import os
@@ -34,12 +35,45 @@ def paths_named(text):
     return {path for path in found if not path.startswith("tests/run.sh/")}
 
 
+def table_sections(text):
+    """The mapping table's first column by the functions that its bold headings name: (names, words in
+    back-quotes) of each."""
+    sections = []
+    for line in text.splitlines():
+        cells = line.split("|")
+        if len(cells) < 3:
+            continue
+        headings = re.findall(r"\*\*`([\w.]+)`\*\*", cells[1])
+        if headings:
+            sections.append((headings, set()))
+        elif sections:
+            sections[-1][1].update(re.findall(r"`(\w+)`", cells[1]))
+    return sections
+
+
+def arguments_missing(text):
+    """What tests/docs/arguments.txt lists and the table does not."""
+    table = text[text.index("## From scanpy and scvi-tools"):text.index("## Promises")]
+    sections = table_sections(table)
+    missing = []
+    with open(os.path.join(SOURCE, "tests", "docs", "arguments.txt")) as file:
+        for line in file:
+            if line.startswith("#"):
+                continue
+            function, names = line.split(":")
+            listed = [words for headings, words in sections if function in headings]
+            if not listed:
+                sys.exit(f"README.md's table has no heading for {function}")
+            missing += [f"{function}({name})" for name in names.split() if name not in listed[0]]
+    return missing
+
+
 def main():
     path = os.path.join(SOURCE, "README.md")
     with open(path) as file:
         text = file.read()
     settings = subprocess.run([ATLASVI, "help", "--markdown"], capture_output=True, text=True, check=True).stdout
-    with open(os.path.join(SOURCE, "tests", "files", "benchmark_real.md")) as file:
+    with open(os.path.join(SOURCE, "tests", "quality", "benchmark_real.md")) as file:
         benchmark = file.read()
     wanted = replaced("benchmark", replaced("settings", text, settings), benchmark)
     if sys.argv[1] == "write":
@@ -56,6 +90,9 @@ def main():
                if subprocess.run([ATLASVI, "help", key], capture_output=True).returncode != 0]
     if unknown:
         sys.exit(f"README.md names unknown keys: {', '.join(unknown)}")
+    unlisted = arguments_missing(text)
+    if unlisted:
+        sys.exit(f"README.md's table lacks: {', '.join(unlisted)}")
     print(f"README.md agrees: {settings.count(chr(10))} lines of settings, {len(keys)} keys named, "
           f"{len(paths_named(text))} paths")
 

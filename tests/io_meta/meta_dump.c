@@ -2,8 +2,9 @@
  * each:
  *
  *   meta KEY=VALUE ...    av_h5ad_read_metadata with these settings
+ *   read KEY=VALUE ...    av_h5ad_read; "ranks": what each rank holds of the cells
  *   names FILE LINK       av_h5_read_strings
- *   factor FILE FRAME COLUMN, flags FILE FRAME COLUMN
+ *   factor FILE FRAME COLUMN, flags FILE FRAME COLUMN, numbers FILE FRAME COLUMN
  *   exists FILE LINK, parallel FILE, inspect FILE
  *
  * {"status": code, "error": text, "warnings": text, ...}. Every rank runs each command; rank 0
@@ -51,6 +52,32 @@ static cJSON *numbers_json(const void *values, int64_t n, size_t size) {
   return list;
 }
 
+static cJSON *doubles_json(const double *values, int64_t n) {
+  if (values == NULL) {
+    return cJSON_CreateNull();
+  }
+  cJSON *list = cJSON_CreateArray();
+  for (int64_t i = 0; i < n; ++i) { /* NaN becomes null */
+    cJSON_AddItemToArray(list, cJSON_CreateNumber(values[i]));
+  }
+  return list;
+}
+
+/* Covariates and size factors of the cells that this rank holds. */
+static void add_covariates(cJSON *out, const av_dataset *d) {
+  cJSON_AddItemToObject(out, "categorical_names", strings_json(&d->categorical_names));
+  cJSON_AddItemToObject(out, "continuous_names", strings_json(&d->continuous_names));
+  cJSON *levels = cJSON_AddArrayToObject(out, "categorical_levels");
+  cJSON *codes = cJSON_AddArrayToObject(out, "categorical");
+  for (int64_t c = 0; c < d->n_categorical; ++c) {
+    cJSON_AddItemToArray(levels, strings_json(&d->categorical[c].levels));
+    cJSON_AddItemToArray(codes, NUMBERS_JSON(d->categorical[c].code, d->n_local));
+  }
+  cJSON_AddItemToObject(out, "continuous",
+                        doubles_json(d->continuous, d->n_local * d->n_continuous));
+  cJSON_AddItemToObject(out, "size_factor", doubles_json(d->size_factor, d->n_local));
+}
+
 static void add_dataset(cJSON *out, const av_dataset *d, const av_input_plan *plan) {
   char checksum[32];
   snprintf(checksum, sizeof checksum, "%016llx", (unsigned long long)d->names_checksum);
@@ -73,6 +100,7 @@ static void add_dataset(cJSON *out, const av_dataset *d, const av_input_plan *pl
   cJSON_AddItemToObject(out, "label_levels", strings_json(&d->label.levels));
   cJSON_AddItemToObject(out, "label", NUMBERS_JSON(d->label.code, d->n_local));
   cJSON_AddItemToObject(out, "split", NUMBERS_JSON(d->split, d->n_local));
+  add_covariates(out, d);
   cJSON *weights = cJSON_AddArrayToObject(out, "weights");
   const int64_t n_shards = plan->shard_weight == NULL ? 0 : av_shard_count(d->n_cells);
   for (int64_t i = 0; i < n_shards; ++i) {
@@ -114,6 +142,51 @@ done:
   return status;
 }
 
+/* Every rank's part of the cells, in rank order, to rank 0. */
+static av_status run_read(const av_comm *comm, int n, char **words, cJSON *out) {
+  av_config config = {0};
+  av_dataset d = {0};
+  av_status status = AV_OK;
+  AV_GO(status, av_config_defaults(&config), done);
+  AV_GO(status, av_config_parse(&config, NULL, "", n, words), done);
+  AV_GO(status, av_h5ad_read(comm, &config, &d), done);
+  cJSON *mine = cJSON_CreateObject();
+  cJSON_AddNumberToObject(mine, "first", (double)d.first);
+  cJSON_AddNumberToObject(mine, "n_local", (double)d.n_local);
+  cJSON_AddItemToObject(mine, "batch", NUMBERS_JSON(d.batch.code, d.n_local));
+  cJSON_AddItemToObject(mine, "label", NUMBERS_JSON(d.label.code, d.n_local));
+  add_covariates(mine, &d);
+  const av_design *design = &d.design;
+  cJSON_AddItemToObject(mine, "design_first", NUMBERS_JSON(design->first, design->n_factors + 1));
+  cJSON_AddItemToObject(mine, "design_column",
+                        NUMBERS_JSON(design->column, d.n_local * design->n_factors));
+  cJSON_AddItemToObject(mine, "design_continuous",
+                        doubles_json(design->continuous, d.n_local * design->n_continuous));
+  if (comm->rank == 0) {
+    cJSON *all = cJSON_AddArrayToObject(out, "ranks");
+    cJSON_AddItemToArray(all, mine);
+    for (int rank = 1; rank < comm->size; ++rank) {
+      MPI_Status probe;
+      int length = 0;
+      MPI_Probe(rank, 1, comm->mpi, &probe);
+      MPI_Get_count(&probe, MPI_CHAR, &length);
+      char *text = av_calloc((size_t)length, 1);
+      MPI_Recv(text, length, MPI_CHAR, rank, 1, comm->mpi, MPI_STATUS_IGNORE);
+      cJSON_AddItemToArray(all, cJSON_Parse(text));
+      free(text);
+    }
+  } else {
+    char *text = cJSON_PrintUnformatted(mine);
+    MPI_Send(text, (int)strlen(text) + 1, MPI_CHAR, 0, 1, comm->mpi);
+    cJSON_free(text);
+    cJSON_Delete(mine);
+  }
+done:
+  av_dataset_free(&d);
+  av_config_free(&config);
+  return status;
+}
+
 static av_status run_names(hid_t file, char **words, cJSON *out) {
   av_names names = {0};
   unsigned char *missing = NULL;
@@ -129,10 +202,13 @@ static av_status run_column(hid_t file, const char *command, char **words, cJSON
   av_frame frame;
   av_factor factor = {0};
   unsigned char *flags = NULL;
+  double *numbers = NULL;
   AV_TRY(av_frame_open(&frame, file, words[0], words[1]));
   av_status status = AV_OK;
   if (strcmp(command, "factor") == 0) {
     status = av_frame_factor(&frame, words[2], &factor);
+  } else if (strcmp(command, "numbers") == 0) {
+    status = av_frame_numbers(&frame, words[2], &numbers);
   } else {
     status = av_frame_flags(&frame, words[2], &flags);
   }
@@ -141,7 +217,9 @@ static av_status run_column(hid_t file, const char *command, char **words, cJSON
     cJSON_AddItemToObject(out, "levels", strings_json(&factor.levels));
     cJSON_AddItemToObject(out, "codes", NUMBERS_JSON(factor.code, frame.n_rows));
     cJSON_AddItemToObject(out, "flags", NUMBERS_JSON(flags, frame.n_rows));
+    cJSON_AddItemToObject(out, "numbers", doubles_json(numbers, frame.n_rows));
   }
+  free(numbers);
   free(flags);
   free(factor.code);
   av_names_free(&factor.levels);
@@ -176,6 +254,9 @@ static av_status run_command(const av_comm *comm, int n, char **words, cJSON *ou
   const char *command = words[0];
   if (strcmp(command, "meta") == 0) {
     return run_meta(comm, n - 1, words + 1, out);
+  }
+  if (strcmp(command, "read") == 0) {
+    return run_read(comm, n - 1, words + 1, out);
   }
   hid_t file = -1;
   if (strcmp(command, "parallel") == 0 && n == 2) {

@@ -117,6 +117,8 @@ def test_baseline():
     refused("no column", meta("base.h5ad", "data.batch_key=bach"), 78,
             r'batch_key: .*base.h5ad: obs has no column "bach"; did you mean "batch"\?.*batch, label')
     refused("no label column", meta("base.h5ad", "data.labels_key=zzzzzz"), 78, r"labels_key.*zzzzzz")
+    refused("empty layer name", meta("base.h5ad", "data.counts=layers/"), 78,
+            r'\[data\] counts: "layers/" names no layer; say layers/NAME$')
     refused("no layer", meta("base.h5ad", "data.counts=layers/q"), 78, r"layers/q")
     refused("no split column", meta("base.h5ad", "train.split_key=q"), 78, r"\[train\] split_key.*\bq\b")
     wide = pd.DataFrame({"column_%02d" % i: np.arange(N) for i in range(13)}, index=CELLS)
@@ -229,6 +231,173 @@ def test_columns():
     refused("listed, absent", meta("unlisted.h5ad", "data.batch_key=gone"), 65, "not in the file")
     refused("there, not listed", meta("unlisted.h5ad", "data.batch_key=extra"), 78, "no column")
     fine("strange things unused", meta("unlisted.h5ad"))
+
+
+KEYS = {"cat": "data.categorical_covariate_keys=", "num": "data.continuous_covariate_keys=",
+        "size": "data.size_factor_key="}
+SEX = np.array(["m", "f"])[np.arange(N) % 2]
+AGE = np.arange(N) / 16 - 1  # exact in few digits, as the reply prints them
+SIZE = np.arange(N) / 32 + 0.5
+
+
+def covariate_file(name):
+    """Batch, covariates of many kinds, size factors; as anndata writes them."""
+    mk.base(path(name), pd.DataFrame({
+        "batch": pd.Categorical.from_codes(CODES, LEVELS), "sex": SEX,
+        "site": pd.Categorical.from_codes(np.array([0, 2, 3, 4])[np.arange(N) // 10],
+                                          ["z", "unused", "y", "x", "w"]),
+        "plate": np.arange(N) % 4 * 5, "good": np.arange(N) % 4 == 0, "age": AGE, "size": SIZE,
+        "same": "all", "level": np.full(N, 7.5), "days": np.arange(N)}, index=CELLS))
+
+
+def number_case(name, make, expected=None, refuse=None):
+    """A column as a continuous covariate."""
+    file = "number_%s.h5ad" % re.sub(r"\W", "_", name)
+    mk.base(path(file))
+    mk.replace(path(file), "obs/v", make, ["x", "v"])
+    reply = meta(file, KEYS["num"] + "v")
+    if refuse:
+        refused(name, reply, 65, refuse)
+    else:
+        fine(name, reply, continuous=list(map(float, expected)), continuous_names=["v"])
+    return file
+
+
+def size_case(name, values, refuse):
+    file = "size_%s.h5ad" % re.sub(r"\W", "_", name)
+    mk.base(path(file))
+    mk.replace(path(file), "obs/v", mk.dataset(values), ["x", "v"])
+    refused(name, meta(file, KEYS["size"] + "v"), 65, refuse)
+
+
+def test_numbers():
+    mask = np.arange(N) == 9
+    half = np.arange(N) / 2
+    for kind in ("f2", "f4", "f8"):
+        number_case("reals " + kind, mk.dataset(half.astype(kind)), half)
+    for kind in ("i1", "u1", "i4", "u8", "i8"):
+        number_case("whole " + kind, mk.dataset(np.arange(N).astype(kind)), np.arange(N))
+    number_case("bool", mk.dataset(mask), mask)
+    number_case("nullable", mk.nullable("nullable-integer", np.arange(N), ~mask & mask), np.arange(N))
+    file = number_case("nullable masked", mk.nullable("nullable-integer", np.arange(N), mask),
+                       refuse=r"obs/v: 1 of 40 cells have no finite value: cell_09; give them one")
+    numbers = fine("NaN where masked", dump("numbers", path(file), "obs", "v"))["numbers"]
+    same("NaN where masked", [i for i, v in enumerate(numbers) if v is None], [9])
+    holes = half.copy()
+    holes[[3, 7, 8, 9, 11, 12]] = [np.nan, np.inf, -np.inf, 1e39, -1e300, np.nan]
+    number_case("not finite", mk.dataset(holes),
+                refuse=r"obs/v: 6 of 40 cells have no finite value: cell_03, cell_07, cell_08, cell_09, "
+                       r"cell_11, \.\.\.;")
+    number_case("text", mk.texts(["1.5"] * N), refuse=r"obs/v: is text, but must be numeric; .*astype")
+    number_case("categorical", mk.categorical(CODES, [0.5, 1.5, 2.5]),
+                refuse=r"obs/v: is a categorical, but must be numeric; .*astype")
+    number_case("two dimensions", mk.dataset(np.zeros((N, 2))), refuse="2 dimensions")
+    for title, bad in (("zero", 0), ("negative", -1), ("nan", np.nan), ("infinite", np.inf),
+                       ("too large", 1e39)):
+        values = SIZE.copy()
+        values[[2, 39]] = bad
+        size_case(title, values, r"obs/v: 2 of 40 cells have no positive, finite size factor: "
+                                 r"cell_02, cell_39;")
+    size_case("bool size", mask, "39 of 40 cells have no positive")
+
+
+def test_covariates():
+    covariate_file("cov.h5ad")
+    lists = [KEYS["cat"] + "sex, site,plate,good", KEYS["num"] + "age,days"]
+    both = np.column_stack([AGE, np.arange(N)]).ravel().tolist()
+    codes = [(SEX == "m").astype(int), np.arange(N) // 10, np.arange(N) % 4,
+             (np.arange(N) % 4 == 0).astype(int)]
+    expected = dict(
+        categorical_names=["sex", "site", "plate", "good"], continuous_names=["age", "days"],
+        categorical_levels=[["f", "m"], ["z", "y", "x", "w"], ["0", "5", "10", "15"],
+                            ["False", "True"]],
+        categorical=[c.tolist() for c in codes])
+    reply = fine("covariates", meta("cov.h5ad", "data.batch_key=batch", *lists, KEYS["size"] + "size"),
+                 continuous=both, size_factor=SIZE, batch=CODES, warnings="",
+                 checksum=fnv(CELLS + GENES), **expected)
+    plain = meta("cov.h5ad", "data.batch_key=batch")
+    same("checksum knows nothing of covariates", reply["checksum"], plain["checksum"])
+    for key in ("categorical", "categorical_names", "categorical_levels", "continuous_names"):
+        same("none: " + key, plain[key], [])
+    same("none: numbers", [plain["continuous"], plain["size_factor"]], [None, None])
+
+    # one value everywhere: kept, and said
+    reply = fine("constant", meta("cov.h5ad", KEYS["cat"] + "same", KEYS["num"] + "level"),
+                 categorical_levels=[["all"]], continuous=[7.5] * N)
+    for pattern in (r'obs/same: is "all" in every cell, so this covariate has no effect\n',
+                    r"obs/level: is 7\.5 in every cell, so this covariate has no effect\n"):
+        check("constant " + pattern, re.search(pattern, reply["warnings"]), reply["warnings"])
+
+    for kind, where in (("cat", "categorical_covariate_keys"), ("num", "continuous_covariate_keys"),
+                        ("size", "size_factor_key")):
+        refused("absent " + kind, meta("cov.h5ad", KEYS[kind] + "agee"), 78,
+                where + r': .*obs has no column "agee"; did you mean "age"\?')
+    reply = meta("cov.h5ad", "data.batch_key=bach", KEYS["cat"] + "sexx,site", KEYS["num"] + "agee")
+    same("all absent at once", [reply["status"], len(reply["error"].split("\n"))], [78, 3])
+    for kind, where in (("cat", "categorical"), ("num", "continuous")):
+        refused("twice " + kind, meta("cov.h5ad", KEYS[kind] + "age,days,age"), 78,
+                where + "_covariate_keys.*age.* is listed twice")
+        refused("batch again " + kind, meta("cov.h5ad", "data.batch_key=batch", KEYS[kind] + "batch"), 78,
+                where + r'_covariate_keys: "batch" is the batch_key already$')
+    holes = CODES.astype("i1")
+    holes[[4, 9]] = -1
+    mk.replace(path("cov.h5ad"), "obs/hole", mk.categorical(holes, LEVELS), ["sex", "hole", "age"])
+    refused("missing code", meta("cov.h5ad", KEYS["cat"] + "sex,hole"), 65,
+            r"obs/hole: 2 of 40 cells have no value: cell_04, cell_09; give them one or leave them out$")
+
+
+def test_labels_needed():
+    """dispersion = gene-label: every cell that is trained on or validated needs a label."""
+    holes = CODES.astype("i1")
+    holes[[4, 9]] = -1
+    parts = np.where(holes < 0, "test", "train")
+    mk.base(path("labels.h5ad"), pd.DataFrame(
+        {"label": pd.Categorical.from_codes(holes, LEVELS), "part": parts,
+         "part2": np.where(np.arange(N) == 4, "test", "train")}, index=CELLS))
+    words = ("data.labels_key=label", "model.dispersion=gene-label")
+    want = r"obs/label: %s of 40 cells have no label, which dispersion = gene-label needs: %s; give them"
+    refused("label missing", meta("labels.h5ad", *words), 65, want % (2, "cell_04, cell_09"))
+    refused("label missing, no training", meta("labels.h5ad", *words, "train.max_epochs=0"), 65,
+            want % (2, "cell_04, cell_09"))
+    refused("label missing, one test cell", meta("labels.h5ad", *words, "train.split_key=part2"), 65,
+            want % (1, "cell_09"))
+    fine("test cells need none", meta("labels.h5ad", *words, "train.split_key=part"), label=holes)
+    fine("other dispersion", meta("labels.h5ad", words[0]), label=holes)
+    fine("applied", meta("labels.h5ad", *words, "model.load=m.h5", "train.max_epochs=0"), label=holes)
+    refused("trained further", meta("labels.h5ad", *words, "model.load=m.h5"), 65, want % (2, "cell_04, cell_09"))
+
+
+def test_slabs():
+    """Each of several ranks holds its own cells of every column, and the design of them."""
+    covariate_file("slab.h5ad")
+    words = ("read", "data.input=" + path("slab.h5ad"), "data.batch_key=batch", "data.labels_key=plate",
+             KEYS["cat"] + "sex,same,plate", KEYS["num"] + "age,days", KEYS["size"] + "size")
+    first = [0, 3, 5, 9]  # batch, sex, plate; the constant one has no columns
+    columns = np.column_stack([CODES, 3 + (SEX == "m"), 5 + np.arange(N) % 4])
+    numbers = np.column_stack([AGE, np.arange(N)])
+    for n in (1, 3):
+        ranks = Dump(n)
+        parts = fine("slabs of %d" % n, ranks(*words))["ranks"]
+        same("number of slabs", len(parts), n)
+        at = 0
+        for part in parts:
+            rows = slice(at, at + part["n_local"])
+            for key, value in (("first", at), ("batch", CODES[rows]), ("design_first", first),
+                               ("label", np.arange(N)[rows] % 4), ("size_factor", SIZE[rows]),
+                               ("design_column", columns[rows].ravel()),
+                               ("design_continuous", numbers[rows].ravel()),
+                               ("continuous", numbers[rows].ravel()),
+                               ("categorical_levels", [["f", "m"], ["all"], ["0", "5", "10", "15"]])):
+                value = value.tolist() if isinstance(value, np.ndarray) else value
+                same("slab at %d of %d: %s" % (at, n, key), part[key], value)
+            at += part["n_local"]
+        same("all cells", at, N)
+        check("several share them", n == 1 or all(0 < p["n_local"] < N for p in parts))
+        # without any: no columns at all
+        bare = fine("bare", ranks(*words[:2]))["ranks"]
+        same("no design", [(p["design_first"], p["design_column"]) for p in bare], [([0], [])] * n)
+        refused("agreed", ranks(*words[:2], KEYS["num"] + "no"), 78, '"no"')
+        same("ranks end well", ranks.close(), 0)
 
 
 def test_eras():
@@ -620,7 +789,8 @@ def test_ranks():
     for key in alone:
         same("ranks " + key, reply[key], alone[key])
     for key in last:
-        if key not in ("batch", "label", "split", "n_local"):
+        if key not in ("batch", "label", "split", "n_local", "categorical", "continuous",
+                       "size_factor"):
             same("last rank " + key, last[key], alone[key])
     same("last rank has no cells", [last.get(k) for k in ("batch", "label", "split", "n_local")],
          [None, None, None, 0])
@@ -634,7 +804,8 @@ def test_ranks():
 
 
 try:
-    for test in (test_baseline, shards_of_many, test_columns, test_eras, test_lzf_data, test_strings,
+    for test in (test_baseline, shards_of_many, test_columns, test_numbers, test_covariates,
+                 test_labels_needed, test_slabs, test_eras, test_lzf_data, test_strings,
                  test_attributes, test_genes, test_flags, test_raw, test_split, test_files,
                  test_permission, test_inspect, test_ranks):
         test()
@@ -642,4 +813,4 @@ try:
 finally:
     shutil.rmtree(folder)
 print("%d checks, %d failed" % (n_checks, len(faults)))
-sys.exit(1 if faults or n_checks < 700 else 0)
+sys.exit(1 if faults or n_checks < 950 else 0)

@@ -60,6 +60,18 @@ static void make_model(av_model_file *model, bool exact) {
   }
   assert_int_equal(av_names_copy(&model->genes, 5, genes), AV_OK);
   assert_int_equal(av_names_copy(&model->batches, 1, batches), AV_OK);
+  static const char *const columns[] = {"sex/at birth", "site", "sex"};
+  static const char *const categories[] = {"f", "", "naïve/m"};
+  static const char *const numbers[] = {"age", "âge"};
+  assert_int_equal(av_names_copy(&model->labels, 2, genes), AV_OK);
+  assert_int_equal(av_names_copy(&model->continuous_names, 2, numbers), AV_OK);
+  assert_int_equal(av_names_copy(&model->categorical_names, 3, columns), AV_OK);
+  model->n_categorical = 3;
+  model->categories = av_calloc(3, sizeof *model->categories);
+  assert_non_null(model->categories);
+  for (int c = 0; c < 3; ++c) {
+    assert_int_equal(av_names_copy(&model->categories[c], c + 1, categories), AV_OK);
+  }
   model->settings = av_strdup("[model]\nn_latent = 10 ; naïve\n");
 }
 
@@ -81,6 +93,13 @@ static void round_trip(bool exact) {
   assert_int_equal(back.exact, exact);
   assert_names_equal(&back.genes, &model.genes);
   assert_names_equal(&back.batches, &model.batches);
+  assert_names_equal(&back.labels, &model.labels);
+  assert_names_equal(&back.continuous_names, &model.continuous_names);
+  assert_names_equal(&back.categorical_names, &model.categorical_names);
+  assert_int_equal(back.n_categorical, model.n_categorical);
+  for (int64_t c = 0; c < model.n_categorical; ++c) {
+    assert_names_equal(&back.categories[c], &model.categories[c]);
+  }
   assert_string_equal(back.settings, model.settings);
   for (int64_t a = 0; a < model.n_arrays; ++a) {
     assert_string_equal(back.arrays[a].name, model.arrays[a].name);
@@ -112,6 +131,32 @@ static void single_precision_comes_back(void **state) {
 static void double_precision_comes_back(void **state) {
   (void)state;
   round_trip(true);
+}
+
+/* Without covariates the file is what earlier versions wrote: it has no place for them. */
+static void earlier_layout(void **state) {
+  (void)state;
+  char *path = path_of("plain.model.h5");
+  av_model_file model = {.settings = av_strdup("[model]\n")};
+  av_model_file back;
+  static const char *const names[] = {"g"};
+  assert_int_equal(av_names_copy(&model.genes, 1, names), AV_OK);
+  assert_int_equal(av_names_copy(&model.batches, 1, names), AV_OK);
+  assert_int_equal(av_model_file_write(&comm, path, false, &model), AV_OK);
+  barrier();
+  if (comm.rank == 0) {
+    H5G_info_t info;
+    const hid_t file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
+    assert_true(H5Gget_info(file, &info) >= 0);
+    assert_int_equal(info.nlinks, 4); /* genes, batches, settings, arrays */
+    assert_true(H5Fclose(file) >= 0);
+  }
+  barrier();
+  assert_int_equal(av_model_file_read(&comm, path, &back), AV_OK);
+  assert_int_equal(back.labels.n + back.n_categorical + back.continuous_names.n, 0);
+  av_model_file_free(&back);
+  av_model_file_free(&model);
+  free(path);
 }
 
 /* Reading must fail with `code` and a line that holds both words. */
@@ -264,7 +309,7 @@ static int tear_down(void **state) {
   (void)state;
   static const char *const files[] = {"m.model.h5",     "exact.model.h5", "other.model.h5",
                                       "newer.model.h5", "short.model.h5", "edited.model.h5",
-                                      "fuzz.model.h5"};
+                                      "fuzz.model.h5",  "plain.model.h5"};
   barrier();
   for (size_t i = 0; comm.rank == 0 && i < sizeof files / sizeof files[0]; ++i) {
     char *path = path_of(files[i]);
@@ -278,6 +323,7 @@ int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(single_precision_comes_back),
       cmocka_unit_test(double_precision_comes_back),
+      cmocka_unit_test(earlier_layout),
       cmocka_unit_test(missing_file),
       cmocka_unit_test(other_files),
       cmocka_unit_test(newer_version),

@@ -2,213 +2,12 @@
 
 #include "backend/draws.h"
 #include "config/config.h"
+#include "model/direct_layers.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* ---- tensors ---- */
-
-static const av_tensor *find(const av_layout *layout, const char *name) {
-  for (int64_t t = 0; t < layout->n_tensors; ++t) {
-    if (strcmp(layout->tensors[t].name, name) == 0) {
-      return &layout->tensors[t];
-    }
-  }
-  return NULL;
-}
-
-static double *zeros(int64_t n) {
-  double *values = calloc((size_t)n + 1, sizeof *values);
-  if (values == NULL) {
-    abort();
-  }
-  return values;
-}
-
-double *direct_tensor(const av_layout *layout, const double *params, const double *running,
-                      const char *name, int64_t *rows, int64_t *columns) {
-  const av_tensor *tensor = find(layout, name);
-  if (tensor == NULL) {
-    return NULL;
-  }
-  const double *from = (tensor->in_running ? running : params) + tensor->at;
-  double *values = zeros(tensor->rows * tensor->columns);
-  *rows = tensor->transposed ? tensor->columns : tensor->rows;
-  *columns = tensor->transposed ? tensor->rows : tensor->columns;
-  for (int64_t i = 0; i < *rows; ++i) {
-    for (int64_t j = 0; j < *columns; ++j) {
-      const int64_t here = tensor->transposed ? j * tensor->stride + i : i * tensor->stride + j;
-      values[i * *columns + j] = from[here];
-    }
-  }
-  return values;
-}
-
-/* The pass at work. */
-typedef struct work {
-  const direct_input *in;
-  double *running;
-} work;
-
-/* Tensor "prefix.name"; the model must have it. */
-static double *tensor(const work *w, const char *prefix, const char *name, int64_t *rows,
-                      int64_t *columns) {
-  char full[128];
-  snprintf(full, sizeof full, "%s%s%s", prefix, prefix[0] == '\0' ? "" : ".", name);
-  double *values =
-      direct_tensor(w->in->layout, w->in->params, w->in->running, full, rows, columns);
-  if (values == NULL) {
-    fprintf(stderr, "no tensor %s\n", full);
-    abort();
-  }
-  return values;
-}
-
-/* ---- layers; matrices are (B, width) ---- */
-
-/* x W^T + b of the Linear called `prefix`; `bias` false where scvi-tools has none. */
-static double *linear(const work *w, const char *prefix, bool bias, const double *x, int64_t n_in,
-                      int64_t *n_out) {
-  int64_t columns = 0;
-  int64_t one = 0;
-  int64_t n_bias = 0;
-  double *weight = tensor(w, prefix, "weight", n_out, &columns);
-  double *shift = bias ? tensor(w, prefix, "bias", &one, &n_bias) : NULL;
-  double *y = zeros(w->in->n * *n_out);
-  if (columns != n_in || (bias && n_bias != *n_out)) {
-    fprintf(stderr, "%s: %lld inputs, %lld wanted\n", prefix, (long long)columns, (long long)n_in);
-    abort();
-  }
-  for (int64_t i = 0; i < w->in->n; ++i) {
-    for (int64_t j = 0; j < *n_out; ++j) {
-      double sum = bias ? shift[j] : 0.0;
-      for (int64_t k = 0; k < n_in; ++k) {
-        sum += x[i * n_in + k] * weight[j * n_in + k];
-      }
-      y[i * *n_out + j] = sum;
-    }
-  }
-  free(weight);
-  free(shift);
-  return y;
-}
-
-/* Writes a running statistic's new value where the layout has it. */
-static void set_running(work *w, const char *prefix, const char *name, int64_t j, double value) {
-  char full[128];
-  snprintf(full, sizeof full, "%s.%s", prefix, name);
-  w->running[find(w->in->layout, full)->at + j] = value;
-}
-
-/* torch.nn.BatchNorm1d(eps=1e-3, momentum=0.01) in place. */
-static void batch_norm(work *w, const char *prefix, double *x, int64_t width) {
-  const int64_t n = w->in->n;
-  int64_t rows = 0;
-  int64_t columns = 0;
-  double *gamma = tensor(w, prefix, "weight", &rows, &columns);
-  double *beta = tensor(w, prefix, "bias", &rows, &columns);
-  double *mean = tensor(w, prefix, "running_mean", &rows, &columns);
-  double *variance = tensor(w, prefix, "running_var", &rows, &columns);
-  for (int64_t j = 0; j < width; ++j) {
-    if (w->in->training) {
-      double sum = 0.0;
-      double squares = 0.0;
-      for (int64_t i = 0; i < n; ++i) {
-        sum += x[i * width + j];
-      }
-      const double centre = sum / (double)n;
-      for (int64_t i = 0; i < n; ++i) {
-        squares += (x[i * width + j] - centre) * (x[i * width + j] - centre);
-      }
-      set_running(w, prefix, "running_mean", j, 0.99 * mean[j] + 0.01 * centre);
-      set_running(w, prefix, "running_var", j,
-                  0.99 * variance[j] + 0.01 * squares / (double)(n - 1));
-      mean[j] = centre;
-      variance[j] = squares / (double)n;
-    }
-    for (int64_t i = 0; i < n; ++i) {
-      x[i * width + j] =
-          (x[i * width + j] - mean[j]) / sqrt(variance[j] + 1e-3) * gamma[j] + beta[j];
-    }
-  }
-  free(gamma);
-  free(beta);
-  free(mean);
-  free(variance);
-}
-
-/* Dropout of units first, first + 1, ... of layer `layer`, in place. */
-static void drop(const work *w, uint32_t layer, int64_t first, double *x, int64_t width) {
-  const double rate = w->in->layout->spec.dropout;
-  const uint32_t threshold = (uint32_t)(rate * 65536.0 + 0.5);
-  if (!w->in->training || rate <= 0.0) {
-    return;
-  }
-  for (int64_t i = 0; i < w->in->n; ++i) {
-    for (int64_t j = 0; j < width; ++j) {
-      const int64_t unit = first + j;
-      uint32_t words[4];
-      av_random4(words, w->in->draw.seed, AV_DRAW_DROPOUT, (uint64_t)w->in->cells[i],
-                 w->in->draw.epoch, (layer << 24) + (uint32_t)(unit / 8));
-      const uint32_t field = words[unit % 8 / 2] >> (unit % 2 == 0 ? 0 : 16) & 0xffffu;
-      x[i * width + j] *= field < threshold ? 0.0 : 65536.0 / (65536.0 - threshold);
-    }
-  }
-}
-
-/* [x, one-hot(batch)]; the one-hot only with more than one batch. */
-static double *with_batch(const work *w, const double *x, int64_t *width) {
-  const int64_t batches = w->in->layout->spec.n_batches > 1 ? w->in->layout->spec.n_batches : 0;
-  const int64_t wide = *width + batches;
-  double *joined = zeros(w->in->n * wide);
-  for (int64_t i = 0; i < w->in->n; ++i) {
-    memcpy(joined + i * wide, x + i * *width, (size_t)*width * sizeof *x);
-    if (batches > 0) {
-      joined[i * wide + *width + w->in->dataset->batch.code[w->in->cells[i]]] = 1.0;
-    }
-  }
-  *width = wide;
-  return joined;
-}
-
-typedef struct stack {
-  const char *prefix; /* scvi-tools' FCLayers */
-  int64_t n_layers;
-  bool covariates; /* one-hot batch into every layer */
-  bool dropout;
-  int64_t first_unit; /* of the first layer's dropout draws */
-} stack;
-
-/* FCLayers: Linear, BatchNorm, ReLU, dropout, as often as there are layers. */
-static double *fully_connected(work *w, const stack *s, const double *input, int64_t *width) {
-  double *x = zeros(w->in->n * *width);
-  memcpy(x, input, (size_t)(w->in->n * *width) * sizeof *x);
-  for (int64_t layer = 0; layer < s->n_layers; ++layer) {
-    char prefix[96];
-    int64_t n_out = 0;
-    if (s->covariates) {
-      double *joined = with_batch(w, x, width);
-      free(x);
-      x = joined;
-    }
-    snprintf(prefix, sizeof prefix, "%s.fc_layers.Layer %lld.0", s->prefix, (long long)layer);
-    double *y = linear(w, prefix, true, x, *width, &n_out);
-    free(x);
-    x = y;
-    *width = n_out;
-    snprintf(prefix, sizeof prefix, "%s.fc_layers.Layer %lld.1", s->prefix, (long long)layer);
-    batch_norm(w, prefix, x, n_out);
-    for (int64_t i = 0; i < w->in->n * n_out; ++i) {
-      x[i] = x[i] > 0.0 ? x[i] : 0.0;
-    }
-    if (s->dropout) {
-      drop(w, (uint32_t)layer, layer == 0 ? s->first_unit : 0, x, n_out);
-    }
-  }
-  return x;
-}
 
 /* ---- the parts of the model ---- */
 
@@ -218,27 +17,35 @@ typedef struct normal {
   int64_t width;
 } normal;
 
-static normal encoder(work *w, const char *name, int64_t n_layers, int64_t first_unit,
+static normal encoder(direct_work *w, const char *name, int64_t n_layers, int64_t first_unit,
                       const double *x) {
   char prefix[64];
-  int64_t width = w->in->layout->spec.n_genes;
+  const av_model_spec *spec = &w->in->layout->spec;
+  int64_t width = spec->n_genes;
   snprintf(prefix, sizeof prefix, "%s.encoder", name);
-  const stack s = {.prefix = prefix, .n_layers = n_layers, .dropout = true,
-                   .first_unit = first_unit};
-  double *h = fully_connected(w, &s, x, &width);
+  const direct_stack s = {.prefix = prefix,
+                          .n_layers = n_layers,
+                          .covariates = spec->encode_covariates,
+                          .batch_norm = spec->encoder_batch_norm,
+                          .layer_norm = spec->encoder_layer_norm,
+                          .dropout = true,
+                          .first_unit = first_unit};
+  w->training = w->in->training && !w->in->frozen;
+  double *h = direct_fully_connected(w, &s, x, &width);
   normal q = {0};
   snprintf(prefix, sizeof prefix, "%s.mean_encoder", name);
-  q.mean = linear(w, prefix, true, h, width, &q.width);
+  q.mean = direct_linear(w, prefix, true, h, width, &q.width);
   snprintf(prefix, sizeof prefix, "%s.var_encoder", name);
-  q.variance = linear(w, prefix, true, h, width, &q.width);
+  q.variance = direct_linear(w, prefix, true, h, width, &q.width);
   for (int64_t i = 0; i < w->in->n * q.width; ++i) {
     q.variance[i] = exp(q.variance[i]) + 1e-4;
   }
   free(h);
+  w->training = w->in->training;
   return q;
 }
 
-static double noise(const work *w, int64_t i, uint32_t index, int place) {
+static double noise(const direct_work *w, int64_t i, uint32_t index, int place) {
   uint32_t words[4];
   double normals[4];
   if (!w->in->sample) {
@@ -250,7 +57,7 @@ static double noise(const work *w, int64_t i, uint32_t index, int place) {
   return normals[place];
 }
 
-static void counts_of(const work *w, double *x) {
+static void counts_of(const direct_work *w, double *x) {
   const int64_t genes = w->in->layout->spec.n_genes;
   const av_counts *counts = &w->in->dataset->counts;
   const size_t longest = (size_t)av_counts_longest_row(counts) + 1;
@@ -266,27 +73,50 @@ static void counts_of(const work *w, double *x) {
   free(value);
 }
 
-/* z (B, K) and its KL to N(0, I). */
-static double *draw_z(const work *w, const normal *q, double *kl) {
-  double *z = zeros(w->in->n * q->width);
+static void softmax_rows(double *x, int64_t n, int64_t width) {
+  for (int64_t i = 0; i < n; ++i) {
+    double sum = 0.0;
+    double top = x[i * width];
+    for (int64_t j = 1; j < width; ++j) {
+      top = fmax(top, x[i * width + j]);
+    }
+    for (int64_t j = 0; j < width; ++j) {
+      x[i * width + j] = exp(x[i * width + j] - top);
+      sum += x[i * width + j];
+    }
+    for (int64_t j = 0; j < width; ++j) {
+      x[i * width + j] /= sum;
+    }
+  }
+}
+
+/* z (B, K), on the simplex with latent_distribution = ln, and the KL of the draw to N(0, I). */
+static double *draw_z(const direct_work *w, const normal *q, double *kl) {
+  double *z = direct_zeros(w->in->n * q->width);
   for (int64_t i = 0; i < w->in->n; ++i) {
     for (int64_t k = 0; k < q->width; ++k) {
       const double mean = q->mean[i * q->width + k];
       const double variance = q->variance[i * q->width + k];
-      z[i * q->width + k] =
-          mean + sqrt(variance) * noise(w, i, (uint32_t)(k / 4), (int)(k % 4));
+      z[i * q->width + k] = mean + sqrt(variance) * noise(w, i, (uint32_t)(k / 4), (int)(k % 4));
       *kl += 0.5 * (variance + mean * mean - 1.0 - log(variance));
     }
+  }
+  if (w->in->layout->spec.simplex) {
+    softmax_rows(z, w->in->n, q->width);
   }
   return z;
 }
 
-/* l (B): log library, observed or drawn, and its KL to the batch's prior. */
-static double *draw_l(work *w, const double *counts, const double *x, double *kl) {
+/* l (B): log size factor, or log library, observed or drawn, and its KL to the batch's prior. */
+static double *draw_l(direct_work *w, const double *counts, const double *x, double *kl) {
   const av_model_spec *spec = &w->in->layout->spec;
-  double *l = zeros(w->in->n);
+  double *l = direct_zeros(w->in->n);
   if (!spec->latent_library) {
     for (int64_t i = 0; i < w->in->n; ++i) {
+      if (spec->size_factor) {
+        l[i] = log(w->in->dataset->size_factor[w->in->cells[i]]);
+        continue;
+      }
       double total = 0.0;
       for (int64_t g = 0; g < spec->n_genes; ++g) {
         total += counts[i * spec->n_genes + g];
@@ -309,64 +139,66 @@ static double *draw_l(work *w, const double *counts, const double *x, double *kl
   return l;
 }
 
+static double softplus(double x) { return x > 30.0 ? x + exp(-x) : log1p(exp(x)); }
+
 /* A linear decoder's Linear + BatchNorm to genes, over the (B, G) logits themselves. */
-static double *linear_head(work *w, const char *name, const double *z) {
+static double *linear_head(direct_work *w, const char *name, const double *z) {
+  const av_model_spec *spec = &w->in->layout->spec;
   char prefix[96];
-  int64_t width = w->in->layout->spec.n_latent;
+  int64_t width = spec->n_latent;
   int64_t genes = 0;
-  double *u = with_batch(w, z, &width);
+  double *u = direct_with_onehot(w, direct_with_continuous(w, z, &width), &width);
   snprintf(prefix, sizeof prefix, "decoder.%s.fc_layers.Layer 0.0", name);
-  double *logits = linear(w, prefix, false, u, width, &genes);
-  snprintf(prefix, sizeof prefix, "decoder.%s.fc_layers.Layer 0.1", name);
-  batch_norm(w, prefix, logits, genes);
+  double *logits = direct_linear(w, prefix, spec->bias, u, width, &genes);
+  if (spec->decoder_batch_norm) {
+    snprintf(prefix, sizeof prefix, "decoder.%s.fc_layers.Layer 0.1", name);
+    direct_batch_norm(w, prefix, logits, genes);
+  }
   free(u);
   return logits;
 }
 
-static void softmax_rows(double *x, int64_t n, int64_t width) {
-  for (int64_t i = 0; i < n; ++i) {
-    double sum = 0.0;
-    double top = x[i * width];
-    for (int64_t j = 1; j < width; ++j) {
-      top = fmax(top, x[i * width + j]);
-    }
-    for (int64_t j = 0; j < width; ++j) {
-      x[i * width + j] = exp(x[i * width + j] - top);
-      sum += x[i * width + j];
-    }
-    for (int64_t j = 0; j < width; ++j) {
-      x[i * width + j] /= sum;
-    }
-  }
-}
+/* What the decoder makes of z: (B, G) each; NULL where the model has no such output. */
+typedef struct decoded {
+  double *rho, *inflation, *px_r;
+} decoded;
 
-/* rho (B, G) and, with ZINB, the zero-inflation logits (else NULL). */
-static double *decoder(work *w, const double *z, double **inflation) {
+static decoded decoder(direct_work *w, const double *z) {
   const av_model_spec *spec = &w->in->layout->spec;
   const bool inflated = spec->likelihood == AV_LIKELIHOOD_ZINB;
-  double *rho = NULL;
-  *inflation = NULL;
+  const bool by_cell =
+      spec->dispersion == AV_DISPERSION_GENE_CELL && spec->likelihood != AV_LIKELIHOOD_POISSON;
+  decoded out = {0};
   if (spec->linear) {
-    rho = linear_head(w, "factor_regressor", z);
-    *inflation = inflated ? linear_head(w, "px_dropout_decoder", z) : NULL;
+    out.rho = linear_head(w, "factor_regressor", z);
+    out.inflation = inflated ? linear_head(w, "px_dropout_decoder", z) : NULL;
+    out.px_r = by_cell ? linear_head(w, "px_r_decoder", z) : NULL;
   } else {
-    const stack s = {.prefix = "decoder.px_decoder", .n_layers = spec->n_layers,
-                     .covariates = true};
+    const direct_stack s = {.prefix = "decoder.px_decoder",
+                            .n_layers = spec->n_layers,
+                            .covariates = true,
+                            .batch_norm = spec->decoder_batch_norm,
+                            .layer_norm = spec->decoder_layer_norm};
     int64_t width = spec->n_latent;
     int64_t genes = 0;
-    double *h = fully_connected(w, &s, z, &width);
-    rho = linear(w, "decoder.px_scale_decoder.0", true, h, width, &genes);
-    *inflation =
-        inflated ? linear(w, "decoder.px_dropout_decoder", true, h, width, &genes) : NULL;
+    double *h = direct_fully_connected(w, &s, z, &width);
+    out.rho = direct_linear(w, "decoder.px_scale_decoder.0", true, h, width, &genes);
+    out.inflation =
+        inflated ? direct_linear(w, "decoder.px_dropout_decoder", true, h, width, &genes) : NULL;
+    out.px_r = by_cell ? direct_linear(w, "decoder.px_r_decoder", true, h, width, &genes) : NULL;
     free(h);
   }
-  softmax_rows(rho, w->in->n, spec->n_genes);
-  return rho;
+  if (spec->size_factor) {
+    for (int64_t i = 0; i < w->in->n * spec->n_genes; ++i) {
+      out.rho[i] = softplus(out.rho[i]);
+    }
+  } else {
+    softmax_rows(out.rho, w->in->n, spec->n_genes);
+  }
+  return out;
 }
 
 /* ---- likelihoods, model.md section 2 ---- */
-
-static double softplus(double x) { return x > 30.0 ? x + exp(-x) : log1p(exp(x)); }
 
 static double log_nb(double x, double mu, double theta) {
   const double eps = 1e-8;
@@ -386,31 +218,58 @@ static double log_zinb(double x, double mu, double theta, double logit) {
          lgamma(x + 1.0);
 }
 
-static double log_likelihood(const work *w, const double *counts, const double *mu,
-                             const double *inflation) {
+/* theta (B, G); scvi-tools' px_r: (G), or (G, S) and the cell's batch, (G, labels) and its label.
+ */
+static double *inverse_dispersion(const direct_work *w, const decoded *d) {
   const av_model_spec *spec = &w->in->layout->spec;
+  double *theta = direct_zeros(w->in->n * spec->n_genes);
   int64_t rows = 0;
   int64_t columns = 0;
-  double *px_r = tensor(w, "", "px_r", &rows, &columns);
+  double *px_r = spec->dispersion == AV_DISPERSION_GENE_CELL
+                     ? NULL
+                     : direct_weights(w, "", "px_r", &rows, &columns);
+  for (int64_t i = 0; i < w->in->n; ++i) {
+    const int64_t cell = w->in->cells[i];
+    for (int64_t g = 0; g < spec->n_genes; ++g) {
+      double *to = &theta[i * spec->n_genes + g];
+      switch (spec->dispersion) {
+        case AV_DISPERSION_GENE:
+          *to = exp(px_r[g]);
+          break;
+        case AV_DISPERSION_GENE_BATCH:
+          *to = exp(px_r[g * columns + w->in->dataset->batch.code[cell]]);
+          break;
+        case AV_DISPERSION_GENE_LABEL:
+          *to = exp(px_r[g * columns + w->in->dataset->label.code[cell]]);
+          break;
+        default:
+          *to = d->px_r == NULL ? 1.0 : exp(d->px_r[i * spec->n_genes + g]);
+      }
+    }
+  }
+  free(px_r);
+  return theta;
+}
+
+static double log_likelihood(const direct_work *w, const double *counts, const double *mu,
+                             const decoded *d) {
+  const av_model_spec *spec = &w->in->layout->spec;
+  double *dispersion = inverse_dispersion(w, d);
   double total = 0.0;
   for (int64_t i = 0; i < w->in->n; ++i) {
-    const int64_t s = w->in->dataset->batch.code[w->in->cells[i]];
     for (int64_t g = 0; g < spec->n_genes; ++g) {
       const int64_t at = i * spec->n_genes + g;
-      /* scvi-tools: (G), or (G, S) and the cell's batch */
-      const double theta = exp(spec->dispersion == AV_DISPERSION_GENE
-                                   ? px_r[g]
-                                   : px_r[g * spec->n_batches + s]);
+      const double theta = dispersion[at];
       if (spec->likelihood == AV_LIKELIHOOD_NB) {
         total += log_nb(counts[at], mu[at], theta);
-      } else if (spec->likelihood == AV_LIKELIHOOD_ZINB) {
-        total += log_zinb(counts[at], mu[at], theta, inflation[at]);
+      } else if (d->inflation != NULL) {
+        total += log_zinb(counts[at], mu[at], theta, d->inflation[at]);
       } else {
         total += counts[at] * log(mu[at]) - mu[at] - lgamma(counts[at] + 1.0);
       }
     }
   }
-  free(px_r);
+  free(dispersion);
   return total;
 }
 
@@ -419,38 +278,40 @@ static double log_likelihood(const work *w, const double *counts, const double *
 direct_output direct_pass(const direct_input *in) {
   const av_model_spec *spec = &in->layout->spec;
   const int64_t size = in->n * spec->n_genes;
-  direct_output out = {.running = zeros(in->layout->n_running)};
+  direct_output out = {.running = direct_zeros(in->layout->n_running)};
   memcpy(out.running, in->running, (size_t)in->layout->n_running * sizeof *out.running);
-  work w = {.in = in, .running = out.running};
-  double *counts = zeros(size);
+  direct_work w = {.in = in, .running = out.running, .training = in->training};
+  double *counts = direct_zeros(size);
   counts_of(&w, counts);
-  double *x = zeros(size);
+  double *x = direct_zeros(size);
   for (int64_t i = 0; i < size; ++i) {
     x[i] = spec->log1p ? log1p(counts[i]) : counts[i];
   }
   normal q = encoder(&w, "z_encoder", spec->n_layers, 0, x);
   double *z = draw_z(&w, &q, &out.kl_z);
   double *l = draw_l(&w, counts, x, &out.kl_l);
-  double *inflation = NULL;
-  out.rho = decoder(&w, z, &inflation);
-  out.mu = zeros(size);
+  decoded d = decoder(&w, z);
+  out.rho = d.rho;
+  out.mu = direct_zeros(size);
   for (int64_t i = 0; i < size; ++i) {
     out.mu[i] = exp(l[i / spec->n_genes]) * out.rho[i];
   }
-  out.nll = -log_likelihood(&w, counts, out.mu, inflation);
+  out.nll = -log_likelihood(&w, counts, out.mu, &d);
   out.z_mean = q.mean;
-  free(q.variance);
+  out.z_variance = q.variance;
   free(counts);
   free(x);
   free(z);
   free(l);
-  free(inflation);
+  free(d.inflation);
+  free(d.px_r);
   return out;
 }
 
 void direct_free(direct_output *out) {
   free(out->running);
   free(out->z_mean);
+  free(out->z_variance);
   free(out->rho);
   free(out->mu);
   *out = (direct_output){0};

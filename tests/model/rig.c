@@ -28,9 +28,23 @@ rig_kind rig_kind_of(const char *name) {
 av_model_spec rig_spec(bool linear, int likelihood, int dispersion, bool latent_library,
                        int64_t n_layers, int64_t n_batches) {
   return (av_model_spec){.linear = linear, .likelihood = likelihood, .dispersion = dispersion,
-                         .latent_library = latent_library, .log1p = true, .n_genes = 11,
+                         .latent_library = latent_library, .log1p = true, .deep_covariates = true,
+                         .encoder_batch_norm = true, .decoder_batch_norm = true, .n_genes = 11,
                          .n_hidden = 5, .n_latent = 3, .n_layers = n_layers,
-                         .n_batches = n_batches, .dropout = 0.2};
+                         .n_batches = n_batches, .n_onehot = n_batches > 1 ? n_batches : 0,
+                         .dropout = 0.2};
+}
+
+av_model_spec rig_spec_with(av_model_spec spec, const toy_extras *extras) {
+  spec.n_onehot = spec.n_batches > 1 ? spec.n_batches : 0;
+  for (int c = 0; c < 2; ++c) {
+    spec.n_onehot += extras->levels[c] > 1 ? extras->levels[c] : 0;
+  }
+  spec.n_continuous = extras->n_continuous;
+  spec.n_labels = spec.dispersion == AV_DISPERSION_GENE_LABEL ? extras->n_labels : 0;
+  spec.size_factor = extras->size_factor;
+  spec.latent_library = spec.latent_library && !extras->size_factor;
+  return spec;
 }
 
 /* Uniform in (low, high). */
@@ -58,14 +72,24 @@ void rig_scatter(const av_layout *layout, uint64_t seed, double *params, double 
 
 void rig_open(rig *r, const rig_kind *kind, const av_comm *comm, av_model_spec spec,
               int64_t n_cells) {
+  const toy_extras none = {.levels = {0}};
+  rig_open_with(r, kind, comm, spec, &none, n_cells);
+}
+
+void rig_open_with(rig *r, const rig_kind *kind, const av_comm *comm, av_model_spec spec,
+                   const toy_extras *extras, int64_t n_cells) {
   *r = (rig){.comm = comm};
   const av_backend_ops *ops = kind->ops;
   r->be = (av_backend){.ops = ops, .comm = comm, .threads = comm->size > 1 ? 1 : 2,
                        .strict = kind->strict};
   assert_int_equal(ops->open(&r->be), AV_OK);
   toy_create(&r->dataset, &r->split, comm, n_cells, spec.n_genes, spec.n_batches);
+  toy_add(&r->dataset, extras);
+  spec = rig_spec_with(spec, extras);
   assert_int_equal(av_library_prior(comm, &r->dataset, r->prior), AV_OK);
-  assert_int_equal(av_vae_create(&r->vae, &r->be, &spec, r->prior, r->dataset.n_local), AV_OK);
+  assert_int_equal(av_vae_create(&r->vae, &r->be, &spec, &r->dataset.design, r->prior,
+                                 r->dataset.n_local),
+                   AV_OK);
   assert_int_equal(ops->data_load(&r->be, &r->dataset, &r->data), AV_OK);
   assert_int_equal(ops->batch_create(&r->be, r->data, r->dataset.n_local, &r->batch), AV_OK);
   r->layout = av_vae_layout(r->vae);

@@ -1,5 +1,8 @@
 /* The model on a backend against its formulas written out (direct.h): training and evaluation losses,
- * running statistics, decoded outputs, for every choice of the model; and Adam against its definition.
+ * running statistics, decoded outputs, for every choice of the model (cases.c), and training of the
+ * decoder alone. scvi-tools cannot run a linear decoder with gene-label or gene-cell dispersion,
+ * covariates, size factors or encoded covariates: there this direct form, with test_gradients, is the
+ * oracle.
  *
  * usage: test_direct reference|cpu|strict; on any number of ranks.
  */
@@ -29,30 +32,37 @@ static av_comm comm;
 static av_comm self;
 static rig_kind kind;
 static double tolerance; /* relative */
+static const char *model_name = "";
 
 static const av_draw train_draw = {.seed = 3, .epoch = 2, .purpose = AV_DRAW_LATENT};
 static const av_draw later_draw = {.seed = 3, .epoch = 5, .purpose = AV_DRAW_POSTERIOR};
 
 static void check_near(double found, double expected, double scale, const char *what) {
   if (!(fabs(found - expected) <= tolerance * (fabs(expected) + scale))) {
-    fail_msg("%s: %.15g, expected %.15g", what, found, expected);
+    fail_msg("%s, %s: %.15g, expected %.15g", model_name, what, found, expected);
   }
 }
 
 /* ---- every choice ---- */
 
-typedef void check_model(const av_model_spec *spec);
+typedef void check_model(const av_model_spec *spec, const toy_extras *extras);
+
+/* Every likelihood, dispersion and library together, and the odd sizes. */
 
 static void with_all(bool linear, check_model *check) {
   static const int likelihoods[] = {AV_LIKELIHOOD_NB, AV_LIKELIHOOD_ZINB, AV_LIKELIHOOD_POISSON};
   for (int i = 0; i < 3; ++i) {
-    for (int dispersion = 0; dispersion < 2; ++dispersion) {
+    for (int dispersion = 0; dispersion < 4; ++dispersion) {
       for (int latent_library = 0; latent_library < 2; ++latent_library) {
         for (int64_t n_layers = 1; n_layers <= 2; ++n_layers) {
           for (int64_t n_batches = 1; n_batches <= 3; n_batches += 2) {
+            if (dispersion > AV_DISPERSION_GENE_BATCH && (n_layers == 2 || n_batches == 1)) {
+              continue; /* nothing new */
+            }
             av_model_spec spec = rig_spec(linear, likelihoods[i], dispersion, latent_library != 0,
                                           n_layers, n_batches);
-            check(&spec);
+            const toy_extras extras = {.n_labels = 3};
+            check(&spec, &extras);
           }
         }
       }
@@ -64,7 +74,26 @@ static void with_all(bool linear, check_model *check) {
   odd.n_latent = 6;
   odd.n_hidden = 19;
   odd.n_genes = 37;
-  check(&odd);
+  const toy_extras some = {.levels = {4, 0}, .n_continuous = 3};
+  check(&odd, &some);
+  odd.simplex = true;
+  odd.encoder_layer_norm = true;
+  odd.encode_covariates = true;
+  check(&odd, &some);
+}
+
+/* The models of cases.c. */
+static void with_cases(bool linear, check_model *check) {
+  int64_t n = 0;
+  const rig_case *cases = rig_cases(&n);
+  for (int64_t i = 0; i < n; ++i) {
+    if (rig_case_has(&cases[i], linear)) {
+      const av_model_spec spec = rig_case_spec(&cases[i], linear);
+      model_name = cases[i].name;
+      check(&spec, &cases[i].extras);
+    }
+  }
+  model_name = "";
 }
 
 /* ---- training ---- */
@@ -98,23 +127,30 @@ static void check_losses(const rig *r, const direct_output *wanted, double times
   check_near(losses[AV_LOSS_KL_L], times * wanted->kl_l, 1e-9, "KL(l)");
 }
 
+/* The model on this rank's part of the data, and the data on one process. */
+static void open_both(rig *r, av_dataset *alone, av_split *split, const av_model_spec *spec,
+                      const toy_extras *extras) {
+  rig_open_with(r, &kind, &comm, *spec, extras, CELLS);
+  toy_create(alone, split, &self, CELLS, spec->n_genes, spec->n_batches);
+  toy_add(alone, extras);
+}
+
 /* Two minibatches: losses of each, running statistics after each. */
-static void check_training(const av_model_spec *spec) {
+static void check_training(const av_model_spec *spec, const toy_extras *extras) {
   rig r;
   av_dataset alone;
   av_split split;
-  rig_open(&r, &kind, &comm, *spec, CELLS);
-  toy_create(&alone, &split, &self, CELLS, spec->n_genes, spec->n_batches);
-  const int64_t mine = rig_select(&r, PICKED, picked);
+  open_both(&r, &alone, &split, spec, extras);
+  rig_select(&r, PICKED, picked);
   direct_output first = expected(&r, &alone, r.running, true, &train_draw);
   direct_output second = expected(&r, &alone, first.running, true, &train_draw);
   assert_true(spec->latent_library ? first.kl_l > 1e-3 : first.kl_l == 0.0);
-  av_vae_step(r.vae, r.batch, mine, PICKED, train_draw, 0.3);
+  av_vae_step(r.vae, r.batch, PICKED, train_draw, 0.3);
   check_losses(&r, &first, 1.0);
   check_running(&r, first.running);
-  av_vae_step(r.vae, r.batch, mine, PICKED, train_draw, 0.3);
+  av_vae_step(r.vae, r.batch, PICKED, train_draw, 0.3);
   check_running(&r, second.running);
-  av_vae_step(r.vae, r.batch, mine, PICKED, train_draw, 0.9);
+  av_vae_step(r.vae, r.batch, PICKED, train_draw, 0.9);
   check_losses(&r, &second, 2.0); /* unweighted, added up; the minibatch's own moments count */
   direct_free(&first);
   direct_free(&second);
@@ -125,17 +161,20 @@ static void check_training(const av_model_spec *spec) {
 static void test_training_linear(void **state) {
   (void)state;
   with_all(true, check_training);
+  with_cases(true, check_training);
 }
 
 static void test_training_dense(void **state) {
   (void)state;
   with_all(false, check_training);
+  with_cases(false, check_training);
 }
 
 /* ---- evaluation and outputs ---- */
 
-static void check_rows(const rig *r, int64_t mine, const double *found_z, const float *found_rho,
-                       const float *found_mu, const direct_output *wanted) {
+static void check_rows(const rig *r, int64_t mine, const double *found_z, const double *found_v,
+                       const float *found_rho, const float *found_mu,
+                       const direct_output *wanted) {
   const int64_t k = r->layout->spec.n_latent;
   const int64_t genes = r->layout->spec.n_genes;
   int64_t row = 0;
@@ -147,6 +186,7 @@ static void check_rows(const rig *r, int64_t mine, const double *found_z, const 
     }
     for (int64_t j = 0; found_z != NULL && j < k; ++j) {
       check_near(found_z[row * k + j], wanted->z_mean[i * k + j], 1e-2, "mean of q(z)");
+      check_near(found_v[row * k + j], wanted->z_variance[i * k + j], 1e-2, "variance of q(z)");
     }
     tolerance = fmax(kept, 2e-7); /* the outputs are float */
     for (int64_t g = 0; g < genes; ++g) {
@@ -163,34 +203,34 @@ static void check_rows(const rig *r, int64_t mine, const double *found_z, const 
   assert_int_equal(row, mine);
 }
 
-static void check_inference(const av_model_spec *spec) {
+static void check_inference(const av_model_spec *spec, const toy_extras *extras) {
   rig r;
   av_dataset alone;
   av_split split;
-  rig_open(&r, &kind, &comm, *spec, CELLS);
-  toy_create(&alone, &split, &self, CELLS, spec->n_genes, spec->n_batches);
+  open_both(&r, &alone, &split, spec, extras);
   const int64_t mine = rig_select(&r, PICKED, picked);
   const size_t size = (size_t)(mine * spec->n_genes);
   double *z = av_calloc((size_t)(mine * spec->n_latent), sizeof *z);
+  double *v = av_calloc((size_t)(mine * spec->n_latent), sizeof *v);
   float *rho = av_calloc(size, sizeof *rho);
   float *mu = av_calloc(size, sizeof *mu);
   direct_output drawn = expected(&r, &alone, r.running, false, &later_draw);
   direct_output mean = expected(&r, &alone, r.running, false, NULL);
 
   av_vae_begin_inference(r.vae);
-  av_vae_evaluate(r.vae, r.batch, mine, later_draw);
+  av_vae_evaluate(r.vae, r.batch, later_draw);
   check_losses(&r, &drawn, 1.0);
-  assert_int_equal(av_vae_encode(r.vae, r.batch, mine, z), AV_OK);
-  assert_int_equal(av_vae_decode(r.vae, r.batch, mine, NULL, rho, mu), AV_OK);
-  check_rows(&r, mine, z, rho, mu, &mean);
-  assert_int_equal(av_vae_decode(r.vae, r.batch, mine, &later_draw, rho, mu), AV_OK);
-  check_rows(&r, mine, NULL, rho, mu, &drawn);
+  assert_int_equal(av_vae_encode(r.vae, r.batch, mine, z, v), AV_OK);
+  assert_int_equal(av_vae_decode(r.vae, r.batch, NULL, rho, mu), AV_OK);
+  check_rows(&r, mine, z, v, rho, mu, &mean);
+  assert_int_equal(av_vae_decode(r.vae, r.batch, &later_draw, rho, mu), AV_OK);
+  check_rows(&r, mine, NULL, NULL, rho, mu, &drawn);
   memset(rho, 0, size * sizeof *rho);
-  assert_int_equal(av_vae_decode(r.vae, r.batch, mine, NULL, rho, NULL), AV_OK);
-  check_rows(&r, mine, NULL, rho, NULL, &mean);
+  assert_int_equal(av_vae_decode(r.vae, r.batch, NULL, rho, NULL), AV_OK);
+  check_rows(&r, mine, NULL, NULL, rho, NULL, &mean);
   memset(mu, 0, size * sizeof *mu);
-  assert_int_equal(av_vae_decode(r.vae, r.batch, mine, NULL, NULL, mu), AV_OK);
-  check_rows(&r, mine, NULL, NULL, mu, &mean);
+  assert_int_equal(av_vae_decode(r.vae, r.batch, NULL, NULL, mu), AV_OK);
+  check_rows(&r, mine, NULL, NULL, NULL, mu, &mean);
   double losses[AV_LOSSES];
   assert_int_equal(av_vae_take_losses(r.vae, losses), AV_OK);
   assert_true(losses[0] == 0.0 && losses[1] == 0.0 && losses[2] == 0.0); /* decoding adds none */
@@ -199,6 +239,7 @@ static void check_inference(const av_model_spec *spec) {
   direct_free(&drawn);
   direct_free(&mean);
   free(z);
+  free(v);
   free(rho);
   free(mu);
   toy_free(&alone, &split);
@@ -208,77 +249,115 @@ static void check_inference(const av_model_spec *spec) {
 static void test_inference_linear(void **state) {
   (void)state;
   with_all(true, check_inference);
+  with_cases(true, check_inference);
 }
 
 static void test_inference_dense(void **state) {
   (void)state;
   with_all(false, check_inference);
+  with_cases(false, check_inference);
 }
 
-/* ---- Adam ---- */
+/* ---- the decoder alone ---- */
 
-/* Textbook Adam with bias correction and L2 weight decay, in double. */
-static void textbook_adam(const av_adam *adam, int64_t n, const double *gradient, double *p,
-                          double *m, double *v) {
-  for (int64_t i = 0; i < n; ++i) {
-    const double g = adam->scale * gradient[i] + adam->weight_decay * p[i];
-    m[i] = adam->beta1 * m[i] + (1.0 - adam->beta1) * g;
-    v[i] = adam->beta2 * v[i] + (1.0 - adam->beta2) * g * g;
-    const double m_hat = m[i] / (1.0 - pow(adam->beta1, (double)adam->step));
-    const double v_hat = v[i] / (1.0 - pow(adam->beta2, (double)adam->step));
-    p[i] -= adam->lr * m_hat / (sqrt(v_hat) + adam->eps);
-  }
-}
-
-/* Three steps with a decay large enough to see. */
-static void test_adam(void **state) {
-  (void)state;
+/* Encoders in evaluation mode, their parameters and running statistics as they were. */
+static void check_frozen(const av_model_spec *spec, const toy_extras *extras) {
   rig r;
-  rig_open(&r, &kind, &comm, rig_spec(true, AV_LIKELIHOOD_ZINB, AV_DISPERSION_GENE, true, 1, 3),
-           CELLS);
-  const int64_t n = r.layout->n_params;
-  const int64_t mine = rig_select(&r, PICKED, picked);
-  double *gradient = av_calloc((size_t)n, sizeof *gradient);
-  double *params = av_calloc((size_t)n, sizeof *params);
+  av_dataset alone;
+  av_split split;
+  open_both(&r, &alone, &split, spec, extras);
+  const size_t n = (size_t)r.layout->n_params;
+  double *params = av_calloc(n, sizeof *params);
   double *running = av_calloc((size_t)r.layout->n_running, sizeof *running);
-  double *p = av_calloc((size_t)n, sizeof *p);
-  double *m = av_calloc((size_t)n, sizeof *m);
-  double *v = av_calloc((size_t)n, sizeof *v);
-  memcpy(p, r.params, (size_t)n * sizeof *p);
-  double moved = 0.0;
-  for (int64_t step = 1; step <= 3; ++step) {
-    const av_adam adam = {.lr = 0.02, .beta1 = 0.9, .beta2 = 0.999, .eps = 0.01,
-                          .weight_decay = 0.05, .scale = 1.0 / PICKED, .step = step};
-    av_vae_step(r.vae, r.batch, mine, PICKED, train_draw, 1.0);
-    assert_int_equal(av_vae_get_gradients(r.vae, gradient), AV_OK);
-    assert_int_equal(av_sum_f64(&comm, gradient, n), AV_OK);
-    av_vae_update(r.vae, &adam);
-    textbook_adam(&adam, n, gradient, p, m, v);
-    assert_int_equal(av_vae_get_values(r.vae, params, running), AV_OK);
-    for (int64_t i = 0; i < n; ++i) {
-      check_near(params[i], p[i], 1e-2, "parameter after Adam");
-      moved = fmax(moved, fabs(p[i] - r.params[i]));
+  rig_select(&r, PICKED, picked);
+  const direct_input in = {.layout = r.layout, .params = r.params, .running = r.running,
+                           .prior = r.prior, .dataset = &alone, .n = PICKED, .cells = picked,
+                           .training = true, .frozen = true, .sample = true, .draw = train_draw};
+  direct_output wanted = direct_pass(&in);
+  av_vae_freeze_encoder(r.vae);
+  av_vae_step(r.vae, r.batch, PICKED, train_draw, 0.3);
+  check_losses(&r, &wanted, 1.0);
+  check_running(&r, wanted.running);
+  const av_adam adam = {.lr = 0.02, .beta1 = 0.9, .beta2 = 0.999, .eps = 0.01, .weight_decay = 0.05,
+                        .clip = 1.0, .scale = 1.0 / PICKED, .step = 1};
+  av_vae_update(r.vae, &adam);
+  assert_int_equal(av_vae_get_values(r.vae, params, running), AV_OK);
+  for (int64_t t = 0; t < r.layout->n_tensors; ++t) {
+    const av_tensor *tensor = &r.layout->tensors[t];
+    const bool decoder = strncmp(tensor->name, "decoder.", 8) == 0 || strcmp(tensor->name, "px_r") == 0;
+    if (tensor->in_running) {
+      continue;
     }
-    assert_int_equal(av_vae_get_gradients(r.vae, gradient), AV_OK);
-    for (int64_t i = 0; i < n; ++i) {
-      assert_true(gradient[i] == 0.0); /* ready for the next minibatch */
+    double moved = 0.0;
+    for (int64_t i = 0; i < tensor->rows; ++i) {
+      for (int64_t j = 0; j < tensor->columns; ++j) {
+        const int64_t at = tensor->at + i * tensor->stride + j;
+        moved = fmax(moved, fabs(params[at] - r.params[at]));
+      }
+    }
+    /* encoders: what set_values made of the numbers, in the backend's precision */
+    if (decoder ? moved < 1e-6 : moved > 1e-6) {
+      fail_msg("%s: %s moved by %g", model_name, tensor->name, moved);
     }
   }
-  assert_true(moved > 0.02);
-  free(gradient);
+  direct_free(&wanted);
   free(params);
   free(running);
-  free(p);
-  free(m);
-  free(v);
+  toy_free(&alone, &split);
   rig_close(&r);
+}
+
+static void test_frozen(void **state) {
+  (void)state;
+  for (int linear = 0; linear < 2; ++linear) {
+    const toy_extras extras = {.levels = {3, 0}, .n_continuous = 1};
+    av_model_spec spec =
+        rig_spec(linear != 0, AV_LIKELIHOOD_ZINB, AV_DISPERSION_GENE_BATCH, true, 2, 2);
+    check_frozen(&spec, &extras);
+    spec.encode_covariates = true;
+    spec.simplex = true;
+    spec.encoder_layer_norm = true;
+    check_frozen(&spec, &extras);
+  }
+}
+
+/* ---- BatchNorm's statistics of all cells ---- */
+
+/* Layer after layer, in two minibatches. */
+static void check_population(const av_model_spec *spec, const toy_extras *extras) {
+  rig r;
+  av_dataset alone;
+  av_split split;
+  open_both(&r, &alone, &split, spec, extras);
+  const direct_input in = {.layout = r.layout, .params = r.params, .running = r.running,
+                           .prior = r.prior, .dataset = &alone, .n = PICKED, .cells = picked,
+                           .population = true, .sample = true, .draw = later_draw};
+  direct_output wanted = direct_pass(&in);
+  enum { FIRST = 6 };
+  for (int64_t layer = 0; layer < av_vae_norm_layers(r.vae); ++layer) {
+    rig_select(&r, FIRST, picked);
+    assert_int_equal(av_vae_norm_pass(r.vae, layer, r.batch, FIRST, later_draw), AV_OK);
+    rig_select(&r, PICKED - FIRST, picked + FIRST);
+    assert_int_equal(av_vae_norm_pass(r.vae, layer, r.batch, PICKED - FIRST, later_draw), AV_OK);
+    assert_int_equal(av_vae_norm_finish(r.vae, layer), AV_OK);
+  }
+  check_running(&r, wanted.running);
+  direct_free(&wanted);
+  toy_free(&alone, &split);
+  rig_close(&r);
+}
+
+static void test_population(void **state) {
+  (void)state;
+  with_cases(true, check_population);
+  with_cases(false, check_population);
 }
 
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_training_linear),  cmocka_unit_test(test_training_dense),
       cmocka_unit_test(test_inference_linear), cmocka_unit_test(test_inference_dense),
-      cmocka_unit_test(test_adam),
+      cmocka_unit_test(test_population),       cmocka_unit_test(test_frozen),
   };
   if (av_comm_create(&comm, &argc, &argv) != AV_OK) {
     return 1;

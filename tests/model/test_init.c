@@ -1,5 +1,6 @@
-/* Starting values: bounds and moments of scvi-tools' ones, the formulas of those from the data worked out again
- * over dense counts, the prior of the library size; the same bits on any number of ranks. */
+/* Starting values: bounds and moments of scvi-tools' ones, the formulas of those from the data
+ * worked out again over dense counts, the prior of the library size; the same bits on any number of
+ * ranks. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -94,10 +95,13 @@ static void check_tensor(const values *v, const bound *b) {
 }
 
 /* Linear of fan_in and its BatchNorm. */
-#define LAYER(prefix, fan)                                                             \
-  {prefix ".0.weight", fan}, {prefix ".0.bias", fan}, {prefix ".1.weight", -1},        \
-      {prefix ".1.bias", -2}, {prefix ".1.running_mean", -2}, {prefix ".1.running_var", -1}
-#define LINEAR(prefix, fan) {prefix ".weight", fan}, {prefix ".bias", fan}
+#define LAYER(prefix, fan)                                                      \
+  {prefix ".0.weight", fan}, {prefix ".0.bias", fan}, {prefix ".1.weight", -1}, \
+      {prefix ".1.bias", -2}, {prefix ".1.running_mean", -2}, {                 \
+    prefix ".1.running_var", -1                                                 \
+  }
+#define LINEAR(prefix, fan) \
+  {prefix ".weight", fan}, { prefix ".bias", fan }
 
 /* G = 300, H = 60, K = 7, S = 4. */
 static void test_start(void **state) {
@@ -110,21 +114,20 @@ static void test_start(void **state) {
                                    LINEAR("l_encoder.mean_encoder", 60),
                                    LINEAR("l_encoder.var_encoder", 60),
                                    {"px_r", 0}};
-  static const bound linear[] = {
-      {"decoder.factor_regressor.fc_layers.Layer 0.0.weight", 11},
-      {"decoder.factor_regressor.fc_layers.Layer 0.1.weight", -1},
-      {"decoder.factor_regressor.fc_layers.Layer 0.1.bias", -2},
-      {"decoder.factor_regressor.fc_layers.Layer 0.1.running_mean", -2},
-      {"decoder.factor_regressor.fc_layers.Layer 0.1.running_var", -1},
-      {"decoder.px_dropout_decoder.fc_layers.Layer 0.0.weight", 11},
-      {"decoder.px_dropout_decoder.fc_layers.Layer 0.1.weight", -1}};
+  static const bound linear[] = {{"decoder.factor_regressor.fc_layers.Layer 0.0.weight", 11},
+                                 {"decoder.factor_regressor.fc_layers.Layer 0.1.weight", -1},
+                                 {"decoder.factor_regressor.fc_layers.Layer 0.1.bias", -2},
+                                 {"decoder.factor_regressor.fc_layers.Layer 0.1.running_mean", -2},
+                                 {"decoder.factor_regressor.fc_layers.Layer 0.1.running_var", -1},
+                                 {"decoder.px_dropout_decoder.fc_layers.Layer 0.0.weight", 11},
+                                 {"decoder.px_dropout_decoder.fc_layers.Layer 0.1.weight", -1}};
   static const bound dense[] = {LAYER("decoder.px_decoder.fc_layers.Layer 0", 11),
                                 LAYER("decoder.px_decoder.fc_layers.Layer 1", 64),
                                 LINEAR("decoder.px_scale_decoder.0", 60),
                                 LINEAR("decoder.px_dropout_decoder", 60)};
   for (int is_linear = 0; is_linear < 2; ++is_linear) {
-    av_model_spec spec = rig_spec(is_linear != 0, AV_LIKELIHOOD_ZINB, AV_DISPERSION_GENE_BATCH, true,
-                                  2, 4);
+    av_model_spec spec =
+        rig_spec(is_linear != 0, AV_LIKELIHOOD_ZINB, AV_DISPERSION_GENE_BATCH, true, 2, 4);
     spec.n_genes = 300;
     spec.n_hidden = 60;
     spec.n_latent = 7;
@@ -194,7 +197,8 @@ static void test_seed(void **state) {
 enum { CELLS = 61 };
 
 /* Dense counts and library sizes of the training cells; returns their number. */
-static int64_t dense_counts(const av_dataset *dataset, const av_split *split, double *x, double *s) {
+static int64_t dense_counts(const av_dataset *dataset, const av_split *split, double *x,
+                            double *s) {
   const int64_t genes = dataset->n_genes;
   int64_t n = 0;
   int32_t *gene = av_calloc((size_t)genes, sizeof *gene);
@@ -225,36 +229,53 @@ static void near(double found, double expected, const char *what) {
   }
 }
 
-/* Frequency and dispersion of every gene, by the formulas of model.md section 7, in two passes. */
-static void gene_facts(int64_t n, int64_t genes, const double *x, const double *s, double *log_f,
+/* Frequency f and dispersion of every gene in cells of sizes s, by the formulas of model.md section
+ * 7, in two passes; the dispersion then on its way to 3 times the root. Returns whether one is
+ * within its limits. */
+static bool gene_facts(int64_t n, int64_t genes, const double *x, const double *s, double *f,
                        double *theta) {
+  const double way = (double)n / ((double)n + 200.0);
+  bool inner = false;
   double total = 0.0;
+  double counts = 0.0;
   for (int64_t i = 0; i < n; ++i) {
     total += s[i];
+    for (int64_t g = 0; g < genes; ++g) {
+      counts += x[i * genes + g];
+    }
   }
-  double middle = 0.0;
   for (int64_t g = 0; g < genes; ++g) {
     double count = 0.0;
     for (int64_t i = 0; i < n; ++i) {
       count += x[i * genes + g];
     }
-    const double f = (count + 0.5) / (total + 0.5 * (double)genes);
+    f[g] = (count + 0.5) / (counts + 0.5 * (double)genes) * counts / total;
     double mean = 0.0;
     double mean_square = 0.0;
     double spread = 0.0;
     for (int64_t i = 0; i < n; ++i) {
-      const double mu = s[i] * f;
+      const double mu = s[i] * f[g];
       mean += mu / (double)n;
       mean_square += mu * mu / (double)n;
       spread += (x[i * genes + g] - mu) * (x[i * genes + g] - mu) / (double)n;
     }
     theta[g] = mean_square / fmax(spread - mean, 1e-3 * mean_square);
-    theta[g] = fmin(fmax(theta[g], 0.05), 100.0);
-    log_f[g] = log(f);
-    middle += log_f[g] / (double)genes;
+    inner = inner || (theta[g] > 0.011 && theta[g] < 99.0);
+    theta[g] = fmin(fmax(theta[g], 0.01), 100.0);
+    theta[g] = pow(theta[g], 1.0 - way) * pow(3.0 * sqrt(theta[g]), way);
+  }
+  return inner;
+}
+
+/* f becomes its logarithm with mean 0. */
+static void centred_logs(int64_t genes, double *f) {
+  double middle = 0.0;
+  for (int64_t g = 0; g < genes; ++g) {
+    f[g] = log(f[g]);
+    middle += f[g] / (double)genes;
   }
   for (int64_t g = 0; g < genes; ++g) {
-    log_f[g] -= middle;
+    f[g] -= middle;
   }
 }
 
@@ -264,14 +285,25 @@ static void check_change(const values *after, const values *before, const char *
   int64_t rows = 0;
   int64_t columns = 0;
   double *now = direct_tensor(&after->layout, after->params, after->running, name, &rows, &columns);
-  double *was = direct_tensor(&before->layout, before->params, before->running, name, &rows,
-                              &columns);
+  double *was =
+      direct_tensor(&before->layout, before->params, before->running, name, &rows, &columns);
   assert_non_null(now);
   for (int64_t i = 0; i < rows * columns; ++i) {
     near(now[i], factor * was[i] + (shift == NULL ? 0.0 : shift[i]), name);
   }
   free(now);
   free(was);
+}
+
+/* A linear decoder's weights: small for z, none for batches. */
+static void check_linear_weights(const values *after, const values *before) {
+  const av_layout *layout = &after->layout;
+  const int64_t of_z = layout->scale.n_in * layout->spec.n_genes;
+  const int64_t of_all = of_z + layout->scale.n_onehot * layout->spec.n_genes;
+  for (int64_t i = 0; i < of_all; ++i) {
+    near(after->params[layout->scale.w + i],
+         i < of_z ? 0.6 * before->params[layout->scale.w + i] : 0.0, "weights of a linear decoder");
+  }
 }
 
 static void check_from_data(av_model_spec spec) {
@@ -295,31 +327,29 @@ static void check_from_data(av_model_spec spec) {
   double *px_r = av_calloc((size_t)(genes * spec.n_batches), sizeof *px_r);
   const int64_t n = dense_counts(&alone, &one, x, s);
   assert_int_equal(n, one.n_train);
-  gene_facts(n, genes, x, s, shift, theta);
+  assert_true(gene_facts(n, genes, x, s, shift, theta)); /* or px_r says nothing of moments */
+  centred_logs(genes, shift);
   const int64_t repeats = spec.dispersion == AV_DISPERSION_GENE ? 1 : spec.n_batches;
-  bool inner = false; /* some dispersion within the limits, or the test says nothing */
   for (int64_t i = 0; i < genes * repeats; ++i) {
     px_r[i] = log(theta[i / repeats]);
-    inner = inner || (theta[i / repeats] > 0.06 && theta[i / repeats] < 99.0);
   }
-  assert_true(inner);
   check_change(&after, &before, "px_r", 0.0, px_r);
   double constant[32];
   for (int i = 0; i < 32; ++i) {
-    constant[i] = -3.0;
+    constant[i] = -1.5;
   }
   const bool inflated = spec.likelihood == AV_LIKELIHOOD_ZINB;
   if (spec.linear) {
     check_change(&after, &before, "decoder.factor_regressor.fc_layers.Layer 0.1.bias", 0.0, shift);
     check_change(&after, &before, "decoder.factor_regressor.fc_layers.Layer 0.1.weight", 0.3, NULL);
-    check_change(&after, &before, "decoder.factor_regressor.fc_layers.Layer 0.0.weight", 1.0, NULL);
+    check_linear_weights(&after, &before);
     if (inflated) {
       check_change(&after, &before, "decoder.px_dropout_decoder.fc_layers.Layer 0.1.bias", 0.0,
                    constant);
     }
   } else {
     check_change(&after, &before, "decoder.px_scale_decoder.0.bias", 1.0, shift);
-    check_change(&after, &before, "decoder.px_scale_decoder.0.weight", 1.0, NULL);
+    check_change(&after, &before, "decoder.px_scale_decoder.0.weight", 0.3, NULL);
     if (inflated) {
       check_change(&after, &before, "decoder.px_dropout_decoder.bias", 0.0, constant);
     }
@@ -364,11 +394,116 @@ static void test_from_data(void **state) {
   check_from_data(rig_spec(false, AV_LIKELIHOOD_POISSON, AV_DISPERSION_GENE_BATCH, true, 2, 4));
 }
 
+/* Where the intercepts are in models of other shapes; NULL: there is none, nothing is set. */
+typedef struct variant {
+  const char *what;
+  bool linear, size_factor, plain_decoder, bias;
+  int dispersion;
+  const char *scale, *px_r;
+  double scale_kept; /* share of the scale intercept's random value that stays */
+} variant;
+
+static void check_variant(const variant *v) {
+  toy_extras extras = {.size_factor = v->size_factor};
+  extras.n_labels = v->dispersion == AV_DISPERSION_GENE_LABEL ? 3 : 0;
+  av_model_spec spec = rig_spec(v->linear, AV_LIKELIHOOD_NB, v->dispersion, false, 1, 2);
+  spec = rig_spec_with(spec, &extras);
+  spec.size_factor = v->size_factor;
+  spec.decoder_batch_norm = !v->plain_decoder;
+  spec.bias = v->bias;
+  av_dataset data;
+  av_split split;
+  toy_create(&data, &split, &self, CELLS, spec.n_genes, spec.n_batches);
+  toy_add(&data, &extras);
+  values before = start(spec, 2);
+  values after = start(spec, 2);
+  assert_int_equal(av_init_from_data(&self, &data, split.of, &after.layout, after.params), AV_OK);
+  const int64_t genes = spec.n_genes;
+  double *x = av_calloc((size_t)(CELLS * genes), sizeof *x);
+  double *s = av_calloc(CELLS, sizeof *s);
+  double *f = av_calloc((size_t)genes, sizeof *f);
+  double *theta = av_calloc((size_t)(3 * genes), sizeof *theta);
+  const int64_t n = dense_counts(&data, &split, x, s);
+  int64_t at = 0;
+  for (int64_t i = 0; v->size_factor && i < data.n_local; ++i) {
+    if (split.of[i] == AV_SPLIT_TRAIN) {
+      s[at++] = data.size_factor[i];
+    }
+  }
+  assert_true(gene_facts(n, genes, x, s, f, theta));
+  if (v->size_factor) {
+    for (int64_t g = 0; g < genes; ++g) {
+      f[g] = log(exp(f[g]) - 1.0); /* whose softplus is f */
+    }
+  } else {
+    centred_logs(genes, f);
+  }
+  const int64_t repeats = extras.n_labels > 0 ? extras.n_labels : 1; /* px_r is (G, labels) there */
+  for (int64_t i = genes * repeats - 1; i >= 0; --i) {
+    theta[i] = log(theta[i / repeats]);
+  }
+  if (v->scale != NULL) {
+    check_change(&after, &before, v->scale, v->scale_kept, f);
+  }
+  if (v->px_r != NULL) {
+    check_change(&after, &before, v->px_r, 0.0, theta);
+  }
+  free(x);
+  free(s);
+  free(f);
+  free(theta);
+  values_free(&before);
+  values_free(&after);
+  toy_free(&data, &split);
+}
+
+static void test_variants(void **state) {
+  (void)state;
+  static const variant variants[] = {
+      {.what = "size factors",
+       .linear = true,
+       .size_factor = true,
+       .scale = "decoder.factor_regressor.fc_layers.Layer 0.1.bias",
+       .px_r = "px_r"},
+      {.what = "size factors, scVI",
+       .size_factor = true,
+       .scale = "decoder.px_scale_decoder.0.bias",
+       .px_r = "px_r",
+       .scale_kept = 1.0},
+      {.what = "bias for BatchNorm",
+       .linear = true,
+       .plain_decoder = true,
+       .bias = true,
+       .scale = "decoder.factor_regressor.fc_layers.Layer 0.0.bias",
+       .px_r = "px_r",
+       .scale_kept = 1.0},
+      {.what = "no intercept", .linear = true, .plain_decoder = true, .px_r = "px_r"},
+      {.what = "by cell",
+       .linear = true,
+       .dispersion = AV_DISPERSION_GENE_CELL,
+       .scale = "decoder.factor_regressor.fc_layers.Layer 0.1.bias",
+       .px_r = "decoder.px_r_decoder.fc_layers.Layer 0.1.bias"},
+      {.what = "by cell, scVI",
+       .dispersion = AV_DISPERSION_GENE_CELL,
+       .scale = "decoder.px_scale_decoder.0.bias",
+       .px_r = "decoder.px_r_decoder.bias",
+       .scale_kept = 1.0},
+      {.what = "by label",
+       .linear = true,
+       .dispersion = AV_DISPERSION_GENE_LABEL,
+       .scale = "decoder.factor_regressor.fc_layers.Layer 0.1.bias",
+       .px_r = "px_r"}};
+  for (size_t i = 0; i < sizeof variants / sizeof *variants; ++i) {
+    print_message("%s\n", variants[i].what);
+    check_variant(&variants[i]);
+  }
+}
+
 /* ---- the prior of the library size ---- */
 
 /* Cells of given totals and batches, split over `over`. */
-static av_dataset totals(const av_comm *over, int64_t n, const double *library, const int32_t *batch,
-                         int64_t n_batches) {
+static av_dataset totals(const av_comm *over, int64_t n, const double *library,
+                         const int32_t *batch, int64_t n_batches) {
   static const char *const names[] = {"p", "q", "r", "t"};
   av_dataset dataset = {.n_cells = n, .has_batch = n_batches > 1};
   assert_int_equal(av_partition_create(&dataset.partition, n, over->size, NULL), AV_OK);
@@ -478,9 +613,10 @@ static void test_prior_many(void **state) {
 
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_start),     cmocka_unit_test(test_no_repeats),
-      cmocka_unit_test(test_seed),      cmocka_unit_test(test_from_data),
-      cmocka_unit_test(test_prior),     cmocka_unit_test(test_prior_many),
+      cmocka_unit_test(test_start),      cmocka_unit_test(test_no_repeats),
+      cmocka_unit_test(test_seed),       cmocka_unit_test(test_from_data),
+      cmocka_unit_test(test_variants),   cmocka_unit_test(test_prior),
+      cmocka_unit_test(test_prior_many),
   };
   if (av_comm_create(&comm, &argc, &argv) != AV_OK) {
     return 1;

@@ -35,7 +35,9 @@ static av_config settings(const char *model, int n, char *const *more) {
            "overwrite = yes\n", path_of(model));
   assert_int_equal(av_config_defaults(&config), AV_OK);
   assert_int_equal(av_config_parse(&config, "run.ini", text, n, more), AV_OK);
-  assert_int_equal(av_config_resolve(&config), AV_OK);
+  if (av_config_resolve(&config) != AV_OK) {
+    fail_msg("%s", av_error_text());
+  }
   return config;
 }
 
@@ -60,6 +62,36 @@ static av_dataset data_of(int64_t n_genes, int64_t n_batches, const char *const 
 
 static const char *const none[] = {""};
 static const char *const abc[] = {"a", "b", "c"};
+
+static void set_factor(av_factor *factor, int64_t n_local, int64_t n, const char *const *levels) {
+  assert_int_equal(av_names_copy(&factor->levels, n, levels), AV_OK);
+  factor->code = av_calloc((size_t)n_local, sizeof *factor->code);
+  assert_non_null(factor->code);
+  for (int64_t i = 0; i < n_local; ++i) {
+    factor->code[i] = (int32_t)(i % n);
+  }
+}
+
+static const char *const keys[] = {"sex", "site"};
+static const char *const numbers[] = {"age", "days"};
+
+/* Two categorical covariates with these levels, two continuous ones. */
+static void add_covariates(av_dataset *dataset, int64_t n_sexes, const char *const *sexes,
+                           int64_t n_sites, const char *const *sites) {
+  const int64_t n = dataset->n_local;
+  dataset->n_categorical = 2;
+  dataset->n_continuous = 2;
+  dataset->categorical = av_calloc(2, sizeof *dataset->categorical);
+  assert_non_null(dataset->categorical);
+  assert_int_equal(av_names_copy(&dataset->categorical_names, 2, keys), AV_OK);
+  assert_int_equal(av_names_copy(&dataset->continuous_names, 2, numbers), AV_OK);
+  set_factor(&dataset->categorical[0], n, n_sexes, sexes);
+  set_factor(&dataset->categorical[1], n, n_sites, sites);
+  dataset->continuous = av_calloc((size_t)(2 * n), sizeof *dataset->continuous);
+  for (int64_t i = 0; i < 2 * n; ++i) {
+    dataset->continuous[i] = (double)i / 8;
+  }
+}
 
 typedef struct scene {
   av_config config;
@@ -135,6 +167,36 @@ static void check_shapes(const char *what, av_model_spec spec, size_t n, const s
   }
   av_model_file_free(&file);
   scene_free(&s);
+}
+
+static const char *const sexes[] = {"f", "m"};
+static const char *const here[] = {"here"};
+static const char *const states[] = {"T", "B", "NK", "DC"};
+
+/* LDVAE over 3 batches, 2 sexes, one site and 2 numbers, dispersion by 4 labels. */
+static av_model_spec full_spec(void) {
+  av_model_spec spec = rig_spec(true, AV_LIKELIHOOD_NB, AV_DISPERSION_GENE_LABEL, true, 1, 3);
+  spec.n_onehot = 3 + 2;
+  spec.n_continuous = 2;
+  spec.n_labels = 4;
+  spec.encode_covariates = true;
+  spec.bias = true;
+  return spec;
+}
+
+static scene full_scene(const char *name, int n, char *const *more) {
+  const av_model_spec spec = full_spec();
+  scene s = {.config = settings(name, n, more), .dataset = data_of(spec.n_genes, 3, abc)};
+  add_covariates(&s.dataset, 2, sexes, 1, here);
+  set_factor(&s.dataset.label, s.dataset.n_local, 4, states);
+  assert_int_equal(av_layout_create(&s.layout, &spec), AV_OK);
+  assert_int_equal(av_values_create(&s.values, &s.layout), AV_OK);
+  rig_scatter(&s.layout, 22, s.values.params, s.values.running);
+  for (int64_t i = 0; i < 2 * spec.n_batches; ++i) {
+    s.values.prior[i] = 6.1 + (double)i / 7.0;
+  }
+  assert_int_equal(av_saved_write(&comm, &s.config, &s.dataset, &s.layout, &s.values, true), AV_OK);
+  return s;
 }
 
 #define N(array) (sizeof(array) / sizeof *(array))
@@ -280,6 +342,51 @@ static void test_round_trip(void **state) {
   }
 }
 
+static void check_names(const av_names *names, int64_t n, const char *const *wanted) {
+  assert_int_equal(names->n, n);
+  for (int64_t i = 0; i < n; ++i) {
+    assert_string_equal(names->at[i], wanted[i]);
+  }
+}
+
+static void check_shape(av_model_file *file, const char *name, int64_t rows, int64_t columns) {
+  const av_named_array *array = array_of(file, name);
+  if (array == NULL || array->shape[0] != rows || (columns > 0 && array->shape[1] != columns)) {
+    fail_msg("%s: not %lld x %lld", name, (long long)rows, (long long)columns);
+  }
+}
+
+/* Covariates and labels: their names come back on every rank, and scvi-tools' shapes hold: genes 11 + 2
+ * numbers + 5 one-hot columns into the encoders, 3 + 2 + 5 into the decoder, px_r (G, labels). */
+static void test_covariates_saved(void **state) {
+  (void)state;
+  scene s = full_scene("full.h5", 0, NULL);
+  av_model_file file = read_model("full.h5");
+  check_names(&file.categorical_names, 2, keys);
+  check_names(&file.continuous_names, 2, numbers);
+  assert_int_equal(file.n_categorical, 2);
+  check_names(&file.categories[0], 2, sexes);
+  check_names(&file.categories[1], 1, here);
+  check_names(&file.labels, 4, states);
+  check_shape(&file, "z_encoder.encoder.fc_layers.Layer 0.0.weight", 5, 18);
+  check_shape(&file, "l_encoder.encoder.fc_layers.Layer 0.0.weight", 5, 18);
+  check_shape(&file, "decoder.factor_regressor.fc_layers.Layer 0.0.weight", 11, 10);
+  check_shape(&file, "decoder.factor_regressor.fc_layers.Layer 0.0.bias", 11, 0);
+  check_shape(&file, "px_r", 11, 4);
+  check_stored(&s, &file, true);
+  av_model_file_free(&file);
+  scene_free(&s);
+  /* labels that px_r has no columns for are not the model's */
+  s = scene_of("kept.h5", rig_spec(true, AV_LIKELIHOOD_NB, AV_DISPERSION_GENE, true, 1, 3), true, 0,
+               NULL);
+  set_factor(&s.dataset.label, s.dataset.n_local, 4, states);
+  assert_int_equal(av_saved_write(&comm, &s.config, &s.dataset, &s.layout, &s.values, true), AV_OK);
+  file = read_model("kept.h5");
+  assert_int_equal(file.labels.n + file.n_categorical + file.continuous_names.n, 0);
+  av_model_file_free(&file);
+  scene_free(&s);
+}
+
 /* ---- incomplete and broken ---- */
 
 static void refused(const av_model_file *file, const scene *s, const char *message) {
@@ -345,7 +452,7 @@ static char *const fitted_with[] = {"model.linear_decoder=yes", "model.n_latent=
 /* Applies the settings of the model "kept.h5" to a run of `more`; returns status, config by pointer. */
 static av_status apply(const av_model_file *file, int n, char *const *more, av_config *config) {
   *config = settings("other.h5", n, more);
-  config->model.load = av_strdup("kept.h5");
+  config->model.load = config->model.load == NULL ? av_strdup("kept.h5") : config->model.load;
   av_error_clear();
   return av_saved_apply_settings(file, config);
 }
@@ -410,6 +517,85 @@ static void test_settings(void **state) {
   scene_free(&s);
 }
 
+/* apply() must fail with this one line. */
+static void apply_refused(const av_model_file *file, int n, char *const *more, const char *message) {
+  av_config config;
+  assert_int_equal(apply(file, n, more, &config), AV_CONFIG);
+  assert_string_equal(av_error_text(), message);
+  av_error_clear();
+  av_config_free(&config);
+}
+
+static void check_list(const av_name_list *list, int64_t n, const char *const *wanted) {
+  assert_int_equal(list->n, n);
+  for (int64_t i = 0; i < n; ++i) {
+    assert_string_equal(list->at[i], wanted[i]);
+  }
+}
+
+/* The obs columns of a loaded model. */
+static void test_columns(void **state) {
+  (void)state;
+  char *const fitted[] = {"data.size_factor_key=sf", "data.labels_key=state",
+                          "model.dispersion=gene-label", "model.linear_decoder=yes"};
+  scene s = full_scene("full.h5", 4, fitted);
+  av_model_file file = read_model("full.h5");
+  av_config config;
+  char *const fine[] = {"data.size_factor_key=other", "train.max_epochs=0", "model.load=kept.h5"};
+  assert_int_equal(apply(&file, 3, fine, &config), AV_OK);
+  check_list(&config.data.categorical_covariate_keys, 2, keys);
+  check_list(&config.data.continuous_covariate_keys, 2, numbers);
+  assert_string_equal(config.data.size_factor_key, "other"); /* its column may have another name */
+  assert_int_equal(config.model.dispersion, AV_DISPERSION_GENE_LABEL);
+  av_config_free(&config);
+  char *const reordered[] = {"data.size_factor_key=sf", "data.categorical_covariate_keys=site,sex",
+                             "data.continuous_covariate_keys=days,age", "data.labels_key=x"};
+  assert_int_equal(apply(&file, 4, reordered, &config), AV_OK);
+  check_list(&config.data.categorical_covariate_keys, 2, keys); /* the model's order */
+  check_list(&config.data.continuous_covariate_keys, 2, numbers);
+  av_config_free(&config);
+
+  char *const categorical[] = {fine[0], fine[1], fine[2], "data.categorical_covariate_keys=sex"};
+  apply_refused(&file, 4, categorical,
+                "command line: [data] categorical_covariate_keys: the model in kept.h5 was fitted with "
+                "other covariates (sex, site); leave the key out");
+  char *const continuous[] = {fine[0], fine[1], fine[2],
+                              "data.continuous_covariate_keys=age,height"};
+  apply_refused(&file, 4, continuous,
+                "command line: [data] continuous_covariate_keys: the model in kept.h5 was fitted with "
+                "other covariates (age, days); leave the key out");
+  apply_refused(&file, 2, &fine[1], "kept.h5: the model was fitted with size factors (obs[sf]); say which "
+                                    "obs column holds them with [data] size_factor_key");
+  apply_refused(&file, 1, fine, "kept.h5: the model's dispersion is by label: to train it further say which "
+                                "obs column holds the labels with [data] labels_key, or apply it with "
+                                "[train] max_epochs = 0");
+  assert_int_equal(apply(&file, 1, &categorical[3], &config), AV_CONFIG); /* all three at once */
+  int lines = 1;
+  for (const char *c = av_error_text(); *c != '\0'; ++c) {
+    lines += *c == '\n';
+  }
+  assert_int_equal(lines, 3);
+  av_error_clear();
+  av_config_free(&config);
+  av_model_file_free(&file);
+  scene_free(&s);
+
+  s = scene_of("kept.h5", rig_spec(true, AV_LIKELIHOOD_NB, AV_DISPERSION_GENE, true, 1, 3), true, 0,
+               NULL);
+  file = read_model("kept.h5");
+  char *const size[] = {"data.size_factor_key=sf"};
+  apply_refused(&file, 1, size, "command line: [data] size_factor_key: the model in kept.h5 was fitted "
+                                "without size factors; leave the key out");
+  char *const extra[] = {"data.continuous_covariate_keys=age"};
+  apply_refused(&file, 1, extra, "command line: [data] continuous_covariate_keys: the model in kept.h5 was "
+                                 "fitted with other covariates (none); leave the key out");
+  assert_int_equal(apply(&file, 0, NULL, &config), AV_OK);
+  assert_int_equal(config.data.categorical_covariate_keys.n, 0);
+  av_config_free(&config);
+  av_model_file_free(&file);
+  scene_free(&s);
+}
+
 /* ---- other data ---- */
 
 static av_status match(const av_model_file *file, bool batch_key, av_dataset *dataset) {
@@ -456,6 +642,103 @@ static void test_batches(void **state) {
   assert_string_equal(av_error_text(), "kept.h5: the model has 3 batches; say which obs column holds "
                                        "them with [data] batch_key");
   av_dataset_free(&dataset);
+  av_model_file_free(&file);
+  scene_free(&s);
+}
+
+/* As match, with labels_key and max_epochs. */
+static av_status match_full(const av_model_file *file, bool labels, bool train,
+                            av_dataset *dataset) {
+  char *const more[] = {"data.batch_key=donor", "model.load=kept.h5",
+                        train ? "train.max_epochs=9" : "train.max_epochs=0",
+                        "data.labels_key=state"};
+  av_config config = settings("other.h5", labels ? 4 : 3, more);
+  config.model.dispersion = AV_DISPERSION_GENE_LABEL; /* as av_saved_apply_settings leaves it */
+  av_error_clear();
+  const av_status status = av_saved_match(&comm, file, &config, dataset);
+  if (status == AV_OK) {
+    bool known = false;
+    bool wanted = labels;
+    dataset->library = av_calloc((size_t)dataset->n_local, sizeof *dataset->library);
+    for (int64_t i = 0; i < dataset->n_local; ++i) {
+      dataset->library[i] = 1.0;
+      wanted = wanted && dataset->label.code[i] >= 0;
+    }
+    assert_int_equal(av_saved_likelihood(&comm, &config, dataset, &known), AV_OK);
+    assert_int_equal(known, wanted);
+    for (int64_t i = 0; i < dataset->n_local; ++i) { /* an empty cell has no likelihood anyway */
+      dataset->library[i] = dataset->label.code[i] < 0 ? 0.0 : 1.0;
+    }
+    assert_int_equal(av_saved_likelihood(&comm, &config, dataset, &known), AV_OK);
+    assert_true(known);
+  }
+  av_config_free(&config);
+  return status;
+}
+
+static void test_covariates(void **state) {
+  (void)state;
+  static const char *const other_sexes[] = {"m", "f"}; /* codes 0 1 0 of three cells */
+  static const char *const strange[] = {"m", "x"};
+  static const char *const two_sites[] = {"there", "here"};
+  static const char *const other_states[] = {"DC", "T"};
+  static const char *const unknown_state[] = {"NK", "plasma"};
+  scene s = full_scene("full.h5", 0, NULL);
+  av_model_file file = read_model("full.h5");
+
+  av_dataset dataset = data_of(11, 3, abc);
+  add_covariates(&dataset, 2, other_sexes, 2, two_sites);
+  set_factor(&dataset.label, 3, 2, other_states);
+  assert_int_equal(match_full(&file, true, true, &dataset), AV_OK);
+  check_names(&dataset.categorical[0].levels, 2, sexes);
+  check_names(&dataset.categorical[1].levels, 1, here);
+  check_names(&dataset.label.levels, 4, states);
+  static const int32_t sex[] = {1, 0, 1};
+  static const int32_t label[] = {3, 0, 3};
+  static const int32_t columns[] = {0, 4, 1, 3, 2, 4}; /* batch, sex; one site: no column */
+  assert_memory_equal(dataset.categorical[0].code, sex, sizeof sex);
+  assert_memory_equal(dataset.label.code, label, sizeof label);
+  for (int i = 0; i < 3; ++i) {
+    assert_int_equal(dataset.categorical[1].code[i], 0);
+  }
+  assert_int_equal(dataset.design.n_factors, 2);
+  assert_int_equal(dataset.design.n_onehot, 5);
+  assert_int_equal(dataset.design.n_continuous, 2);
+  assert_memory_equal(dataset.design.column, columns, sizeof columns);
+  assert_memory_equal(dataset.design.continuous, dataset.continuous, 6 * sizeof(double));
+  av_dataset_free(&dataset);
+
+  dataset = data_of(11, 3, abc); /* one sex here, two in the model */
+  add_covariates(&dataset, 1, &other_sexes[0], 1, here);
+  set_factor(&dataset.label, 3, 2, unknown_state);
+  assert_int_equal(match_full(&file, true, false, &dataset), AV_OK);
+  assert_int_equal(dataset.categorical[0].code[1], 1);
+  assert_int_equal(dataset.design.n_onehot, 5);
+  static const int32_t partly[] = {2, -1, 2};
+  assert_memory_equal(dataset.label.code, partly, sizeof partly);
+  av_dataset_free(&dataset);
+
+  dataset = data_of(11, 3, abc); /* applied without labels */
+  add_covariates(&dataset, 2, sexes, 1, here);
+  assert_int_equal(match_full(&file, false, false, &dataset), AV_OK);
+  check_names(&dataset.label.levels, 4, states);
+  assert_int_equal(dataset.label.code[0], -1);
+  av_dataset_free(&dataset);
+
+  dataset = data_of(11, 3, abc);
+  add_covariates(&dataset, 2, strange, 1, here);
+  assert_int_equal(match_full(&file, false, false, &dataset), AV_BADDATA);
+  assert_string_equal(av_error_text(), "in.h5ad: obs[sex] \"x\" is not one the model knows: f, m");
+  av_dataset_free(&dataset);
+
+  dataset = data_of(11, 3, abc);
+  add_covariates(&dataset, 2, sexes, 1, here);
+  set_factor(&dataset.label, 3, 2, unknown_state);
+  assert_int_equal(match_full(&file, true, true, &dataset), AV_BADDATA);
+  assert_string_equal(av_error_text(),
+                      "in.h5ad: label obs[state] \"plasma\" is not one the model knows: T, B, NK, DC");
+  av_dataset_free(&dataset);
+  av_error_clear();
   av_model_file_free(&file);
   scene_free(&s);
 }
@@ -515,7 +798,8 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_shapes),       cmocka_unit_test(test_round_trip),
       cmocka_unit_test(test_broken),       cmocka_unit_test(test_settings),
       cmocka_unit_test(test_batches),      cmocka_unit_test(test_many_batches),
-      cmocka_unit_test(test_genes),
+      cmocka_unit_test(test_genes),        cmocka_unit_test(test_covariates_saved),
+      cmocka_unit_test(test_columns),      cmocka_unit_test(test_covariates),
   };
   if (av_comm_create(&comm, &argc, &argv) != AV_OK) {
     return 1;
@@ -526,7 +810,7 @@ int main(int argc, char **argv) {
   }
   int failed = cmocka_run_group_tests(tests, NULL, NULL);
   if (comm.rank == 0) {
-    static const char *const made[] = {"shapes.h5", "first.h5", "broken.h5", "kept.h5"};
+    static const char *const made[] = {"shapes.h5", "first.h5", "broken.h5", "kept.h5", "full.h5"};
     for (size_t i = 0; i < N(made); ++i) {
       unlink(path_of(made[i]));
     }

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes golden.json: what scvi-tools computes, in float64, for a grid of small models.
+"""Writes golden.json: what scvi-tools computes, in float64, for the models of golden_grid.py.
 
 Pinned: scvi-tools 1.4.2, torch 2.5.1 (other versions are refused; numpy of any version).
 
@@ -9,25 +9,37 @@ Pinned: scvi-tools 1.4.2, torch 2.5.1 (other versions are refused; numpy of any 
 test_golden.c reads the file; nobody needs scvi-tools to run it.
 
 What differs from scvi-tools as its users run it:
-  * modules are converted to float64; where scvi-tools casts to float32 (the one-hot codes that
-    choose the dispersion and the library prior, the prior's buffers) `.float()` keeps float64;
+  * modules are converted to float64, and data are given in it; where scvi-tools casts to float32
+    (the one-hot codes that choose the dispersion of a batch or label and the library prior, the
+    prior's buffers) `.float()` keeps float64. The prior itself is registered before, in float32;
   * the noise of z and l comes from the same counters as in atlasvi (Philox4x32-10, Box-Muller),
     put in the place of torch's generator in Normal.rsample;
-  * dropout_rate = 0: torch's masks have no counters.
+  * torch's dropout masks have no counters: atlasvi's, with atlasvi's scale (the inverse of a
+    probability that is a multiple of 1/65536), are multiplied in the place of nn.Dropout;
+  * update_only_decoder: scvi-tools takes q(z) from minified data, that is, from its encoder in
+    evaluation mode. Here the encoders are put into evaluation mode and get no gradients.
 Starting values are random with three decimals, and also BatchNorm's weights, biases and running
 statistics differ from 1 and 0, so that no term drops out.
 
 Recorded for each configuration (tensors under scvi-tools' names and in its shapes; tensors that the
-configuration does not use are left out):
+configuration does not use are left out; numbers() says how they are written):
   start        parameters and running statistics
   losses       sums over the minibatch's cells of nll, KL(z), KL(l) in the first step
-  gradients    of nll + KL_WEIGHT KL(z) + KL(l), summed over the cells, in the first step
-  change_1, change_5   parameters and running statistics after 1 and 5 steps of Adam on the same
-               minibatch (loss: mean over its cells; new noise each step) minus `start`
-  evaluation   the losses after 5 steps in evaluation mode, with one draw
+  intermediates   of the first step: of each layer of an FCLayers the output of its Linear
+               (NAME.linear), BatchNorm (.batch_norm), LayerNorm (.layer_norm) and Dropout
+               (.dropout; without it the layer ends in the ReLU of what is recorded last); mean
+               and variance of q(z), q(l); z (as the decoder sees it), the log library l, rho, and
+               per cell nll, KL(z), KL(l)
+  gradients    of nll + KL_WEIGHT KL(z) + KL(l), summed over the cells, in the first step (before
+               clipping)
+  change_1, change_5   parameters and running statistics after 1 and 5 steps of the optimiser on the
+               same minibatch (loss: mean over its cells; new noise each step; gradients clipped
+               as Lightning does, by clip_grad_norm_) minus `start`
+  evaluation   the losses after 5 steps in evaluation mode, with one draw; evaluation_cells: (cells,
+               3), of each cell
   outputs      after 5 steps, evaluation mode, z and l at their means: mean and variance of q(z) and
-               q(l), rho, mu, theta ((G), or (cells, G) with gene-batch), pi (ZINB), loadings
-               (LDVAE)
+               q(l), rho, mu, theta ((G); (cells, G) with gene-batch, -label and -cell), pi (ZINB),
+               loadings (LDVAE)
 """
 
 import json
@@ -36,104 +48,21 @@ import sys
 
 import numpy as np
 
+from golden_draws import DROPOUT_PURPOSE, SEED, check_philox, dropout_mask, noise
+from golden_grid import (CONFIGURATIONS, N_CELLS, N_GENES, batch_codes, check_grid, make_counts,
+                         make_facts)
+
 SCVI_VERSION = "1.4.2"
 TORCH_VERSION = "2.5.1"
 
-N_CELLS, N_GENES, N_HIDDEN, N_LATENT = 14, 11, 4, 3
-MINIBATCH = [12, 3, 0, 7, 11, 5, 2, 13, 9, 1, 6]
+MINIBATCH = [12, 3, 0, 7, 11, 5, 2, 13, 9, 6]
 STEPS = 5
 KL_WEIGHT = 0.3
-ADAM = {"lr": 1e-3, "eps": 0.01, "weight_decay": 1e-6}
-SEED = 20_240_607
 TRAIN_PURPOSE, TRAIN_EPOCH = 5, 3  # AV_DRAW_LATENT; the first step's epoch, one more each step
 EVALUATION_PURPOSE, EVALUATION_EPOCH = 7, 1  # AV_DRAW_POSTERIOR
-LIBRARY_INDEX = 0x80000000
-
-# name, linear, likelihood, dispersion, latent library, layers, batches, log_variational
-CONFIGURATIONS = [
-    ("ldvae_default", True, "nb", "gene", True, 1, 3, True),
-    ("ldvae_zinb_gene_batch", True, "zinb", "gene-batch", False, 2, 3, True),
-    ("ldvae_poisson", True, "poisson", "gene", True, 1, 1, False),
-    ("ldvae_nb_gene_batch", True, "nb", "gene-batch", True, 2, 3, False),
-    ("ldvae_zinb_one_batch", True, "zinb", "gene", False, 1, 1, True),
-    ("scvi_default", False, "zinb", "gene", False, 1, 1, True),
-    ("scvi_zinb_gene_batch", False, "zinb", "gene-batch", True, 2, 3, True),
-    ("scvi_nb_gene_batch", False, "nb", "gene-batch", False, 1, 3, False),
-    ("scvi_poisson", False, "poisson", "gene", True, 2, 3, True),
-    ("scvi_nb_one_batch", False, "nb", "gene-batch", False, 2, 1, True),
-]
 
 
-# ---- random counters, as src/math/rng.h and src/backend/draws.h define them ----
-
-
-def philox4x32_10(counter, key):
-    """Salmon et al. 2011."""
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
-    mask = 0xFFFFFFFF
-    for _ in range(10):
-        p0, p1 = 0xD2511F53 * c0, 0xCD9E8D57 * c2
-        c0, c1, c2, c3 = (p1 >> 32) ^ c1 ^ k0, p1 & mask, (p0 >> 32) ^ c3 ^ k1, p0 & mask
-        k0, k1 = (k0 + 0x9E3779B9) & mask, (k1 + 0xBB67AE85) & mask
-    return c0, c1, c2, c3
-
-
-def check_philox():
-    """Known answers published with Random123 (kat_vectors)."""
-    ones = 0xFFFFFFFF
-    known = [
-        ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
-        ((ones,) * 4, (ones,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
-        (
-            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
-            (0xA4093822, 0x299F31D0),
-            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
-        ),
-    ]
-    for counter, key, answer in known:
-        if philox4x32_10(counter, key) != answer:
-            sys.exit("make_golden.py: Philox4x32-10 does not give its known answers")
-
-
-def normals4(purpose, cell, epoch, index):
-    mixed = (SEED + (purpose << 54)) & (2**64 - 1)
-    counter = (cell & 0xFFFFFFFF, cell >> 32, epoch, index)
-    words = philox4x32_10(counter, (mixed & 0xFFFFFFFF, mixed >> 32))
-    out = []
-    for pair in range(2):
-        u = (words[2 * pair] + 0.5) / 2.0**32
-        v = (words[2 * pair + 1] + 0.5) / 2.0**32
-        radius = math.sqrt(-2.0 * math.log(u))
-        out += [radius * math.cos(2.0 * math.pi * v), radius * math.sin(2.0 * math.pi * v)]
-    return out
-
-
-def noise(purpose, epoch):
-    """Standard normals of z (cells, K) and l (cells, 1) of the minibatch."""
-    z = [
-        [normals4(purpose, cell, epoch, k // 4)[k % 4] for k in range(N_LATENT)]
-        for cell in MINIBATCH
-    ]
-    l = [[normals4(purpose, cell, epoch, LIBRARY_INDEX)[0]] for cell in MINIBATCH]
-    return np.array(z), np.array(l)
-
-
-# ---- data and starting values ----
-
-
-def make_counts():
-    random = np.random.default_rng(1)
-    level = 0.2 + 3.0 * random.random(N_GENES)[None, :] * (0.3 + random.random(N_CELLS)[:, None])
-    counts = random.negative_binomial(1.5, 1.5 / (1.5 + level))
-    counts[:, 4] = 0  # a gene without counts
-    counts[12, 7] = 40
-    counts[np.arange(N_CELLS), np.arange(N_CELLS) % 4] += 1  # no cell is empty
-    return counts
-
-
-def batch_codes(n_batches):
-    return np.arange(N_CELLS) % n_batches
+# ---- starting values ----
 
 
 def scatter(state, seed):
@@ -161,17 +90,74 @@ class FixedNoise:
     def __init__(self, torch):
         self.torch = torch
         self.waiting = []
+        self.epoch = 0
         torch.distributions.Normal.rsample = lambda normal, *_: self.draw(normal)
 
-    def load(self, purpose, epoch, latent_library):
-        z, l = noise(purpose, epoch)
-        self.waiting = [z, l] if latent_library else [z]
+    def load(self, purpose, epoch, row):
+        z, l = noise(purpose, epoch, MINIBATCH, row["n_latent"])
+        self.waiting = [z, l] if row["library"] == "latent" else [z]
+        self.epoch = epoch
 
     def draw(self, normal):
         eps = self.torch.from_numpy(self.waiting.pop(0))
         if eps.shape != normal.loc.shape:
             sys.exit(f"make_golden.py: a draw of shape {tuple(normal.loc.shape)} was not expected")
         return normal.loc + eps * normal.scale
+
+
+def replace_dropout(torch, fixed, row, module):
+    """The first layers of the z and l encoders lie side by side in layer 0."""
+
+    class CounterDropout(torch.nn.Module):
+        def __init__(self, layer, first_unit):
+            super().__init__()
+            self.layer, self.first_unit = layer, first_unit
+
+        def forward(self, x):
+            if not self.training:
+                return x
+            mask = dropout_mask(row["dropout_rate"], fixed.epoch, MINIBATCH, self.layer,
+                                self.first_unit, x.shape[1])
+            return x * torch.from_numpy(mask)
+
+    replaced = 0
+    for encoder, first_unit in ((module.z_encoder, 0), (module.l_encoder, row["n_hidden"])):
+        for number, layer in enumerate(encoder.encoder.fc_layers):
+            for place, part in enumerate(layer):
+                if isinstance(part, torch.nn.Dropout):
+                    layer[place] = CounterDropout(number, first_unit if number == 0 else 0)
+                    replaced += 1
+    if replaced != (row["n_layers"] + 1 if row["dropout_rate"] > 0 else 0):
+        sys.exit("make_golden.py: dropout is not where it was expected")
+
+
+class Watch:
+    """Keeps what the layers of every FCLayers put out."""
+
+    KINDS = {"Linear": "linear", "BatchNorm1d": "batch_norm", "LayerNorm": "layer_norm",
+             "CounterDropout": "dropout"}
+
+    def __init__(self, module):
+        self.seen = {}
+        self.hooks = []
+        for name, part in module.named_modules():
+            stack, found, place = name.rpartition(".fc_layers.Layer ")
+            if found and "." not in place:
+                for layer in part:
+                    kind = self.KINDS.get(type(layer).__name__)
+                    if kind is not None:
+                        key = f"{name}.{kind}"
+                        self.hooks.append(layer.register_forward_hook(self.keep(key)))
+
+    def keep(self, key):
+        def hook(_, __, output):
+            self.seen[key] = output.detach().numpy().copy()
+
+        return hook
+
+    def stop(self):
+        for hook in self.hooks:
+            hook.remove()
 
 
 def registered_prior(scvi, counts, n_batches):
@@ -185,41 +171,76 @@ def registered_prior(scvi, counts, n_batches):
     )
     data = anndata.AnnData(counts.astype(np.float32), obs=obs)
     scvi.model.LinearSCVI.setup_anndata(data, batch_key="batch")
-    module = scvi.model.LinearSCVI(data, n_hidden=N_HIDDEN, n_latent=N_LATENT).module
+    module = scvi.model.LinearSCVI(data, n_hidden=4, n_latent=3).module
     return module.library_log_means.double().numpy(), module.library_log_vars.double().numpy()
 
 
 def make_module(scvi, row, prior):
-    name, linear, likelihood, dispersion, latent_library, layers, batches, log1p = row
     options = {
         "n_input": N_GENES,
-        "n_batch": batches,
-        "n_hidden": N_HIDDEN,
-        "n_latent": N_LATENT,
-        "dropout_rate": 0.0,
-        "dispersion": dispersion,
-        "log_variational": log1p,
-        "gene_likelihood": likelihood,
-        "use_observed_lib_size": not latent_library,
+        "n_batch": row["n_batches"],
+        "n_labels": row["n_labels"],
+        "n_hidden": row["n_hidden"],
+        "n_latent": row["n_latent"],
+        "dropout_rate": row["dropout_rate"],
+        "dispersion": row["dispersion"],
+        "log_variational": row["log_variational"],
+        "gene_likelihood": row["likelihood"],
+        "latent_distribution": row["latent_distribution"],
+        "use_observed_lib_size": row["library"] != "latent",
         "library_log_means": prior[0],
         "library_log_vars": prior[1],
-        "n_layers_encoder" if linear else "n_layers": layers,
     }
-    module = (scvi.module.LDVAE if linear else scvi.module.VAE)(**options).double()
-    seed = [ord(letter) for letter in name]
-    scatter(module.state_dict(), seed)
+    if row["linear"]:
+        options |= {
+            "n_layers_encoder": row["n_layers"],
+            "use_batch_norm": row["use_batch_norm"] == "both",
+            "bias": row["bias"],
+        }
+    else:
+        options |= {
+            "n_layers": row["n_layers"],
+            "n_continuous_cov": row["n_continuous"],
+            "n_cats_per_cov": row["categorical"],
+            "encode_covariates": row["encode_covariates"],
+            "deeply_inject_covariates": row["deeply_inject_covariates"],
+            "use_batch_norm": row["use_batch_norm"],
+            "use_layer_norm": row["use_layer_norm"],
+            "use_size_factor_key": row["library"] == "size_factor",
+        }
+    module = (scvi.module.LDVAE if row["linear"] else scvi.module.VAE)(**options).double()
+    scatter(module.state_dict(), [ord(letter) for letter in row["name"]])
     return module
 
 
+def minibatch_of(torch, scvi, row, counts, facts):
+    keys = scvi.REGISTRY_KEYS
+    labels = facts[f"label_{row['n_labels']}"] if row["n_labels"] > 0 else np.zeros(N_CELLS, int)
+    tensors = {
+        keys.X_KEY: counts.astype(np.float64),
+        keys.BATCH_KEY: batch_codes(row["n_batches"])[:, None],
+        keys.LABELS_KEY: labels[:, None],
+    }
+    if row["categorical"]:
+        codes = [facts[f"category_{n}"] for n in row["categorical"]]
+        tensors[keys.CAT_COVS_KEY] = np.stack(codes, axis=1)
+    if row["n_continuous"] > 0:
+        tensors[keys.CONT_COVS_KEY] = facts["continuous"][:, :row["n_continuous"]]
+    if row["library"] == "size_factor":
+        tensors[keys.SIZE_FACTOR_KEY] = facts["size_factor"][:, None]
+    return {key: torch.from_numpy(values[MINIBATCH]) for key, values in tensors.items()}
+
+
 def used(row, name):
-    latent_library, likelihood = row[4], row[2]
     if name.endswith("num_batches_tracked") or name.startswith("library_log"):
         return False
-    if name.startswith("l_encoder.") and not latent_library:
-        return False
+    if name.startswith("l_encoder."):
+        return row["library"] == "latent"
     if name.startswith("decoder.px_dropout_decoder."):
-        return likelihood == "zinb"
-    return not name.startswith("decoder.px_r_decoder.")  # gene-cell
+        return row["likelihood"] == "zinb"
+    if name.startswith("decoder.px_r_decoder."):
+        return row["dispersion"] == "gene-cell" and row["likelihood"] != "poisson"
+    return True
 
 
 def state_of(row, module):
@@ -230,20 +251,19 @@ def state_of(row, module):
     }
 
 
-def sums(output):
+def cells_of(output):
+    """(cells, 3): nll, KL(z), KL(l)."""
     kl = output.kl_local
-    return [
-        float(output.reconstruction_loss_sum),
-        float(kl["kl_divergence_z"].sum()),
-        float(kl["kl_divergence_l"].sum()),
-    ]
+    nll = output.reconstruction_loss["reconstruction_loss"]
+    columns = (nll, kl["kl_divergence_z"], kl["kl_divergence_l"])
+    return np.stack([column.detach().numpy() for column in columns], axis=1)
 
 
 def gradients_of(row, module, n):
     out = {}
     for name, parameter in module.named_parameters():
         if used(row, name):
-            missing = parameter.grad is None  # px_r with Poisson
+            missing = parameter.grad is None  # px_r with Poisson; frozen
             out[name] = np.zeros(parameter.shape) if missing else n * parameter.grad.numpy()
     return out
 
@@ -252,56 +272,94 @@ def difference(after, before):
     return {name: after[name] - before[name] for name in after}
 
 
+def posteriors_of(inference):
+    out = {"z_mean": inference["qz"].mean, "z_variance": inference["qz"].variance}
+    if inference["ql"] is not None:
+        out |= {"l_mean": inference["ql"].mean, "l_variance": inference["ql"].variance}
+    return out
+
+
+def intermediates_of(row, watch, inference, generative, output, tensors):
+    out = {name: value for name, value in watch.seen.items() if used(row, name)}
+    library = inference["library"]
+    if row["library"] == "size_factor":
+        library = tensors["size_factor"].log()
+    values = posteriors_of(inference)
+    values |= {"z": inference["z"], "l": library, "rho": generative["px"].scale}
+    out |= {name: value.detach().numpy() for name, value in values.items()}
+    return {**out, "cells": cells_of(output)}
+
+
 def outputs_of(torch, row, module, tensors, fixed):
-    linear, likelihood, dispersion, latent_library = row[1:5]
-    fixed.load(EVALUATION_PURPOSE, EVALUATION_EPOCH, latent_library)
+    fixed.load(EVALUATION_PURPOSE, EVALUATION_EPOCH, row)
     with torch.no_grad():
         inference = module.inference(**module._get_inference_input(tensors))
-        inference["z"] = inference["qz"].mean
-        if latent_library:
+        inference["z"] = module.z_encoder.z_transformation(inference["qz"].mean)
+        if row["library"] == "latent":
             inference["library"] = inference["ql"].mean
         px = module.generative(**module._get_generative_input(tensors, inference))["px"]
-    out = {"z_mean": inference["qz"].mean, "z_variance": inference["qz"].variance}
-    if latent_library:
-        out |= {"l_mean": inference["ql"].mean, "l_variance": inference["ql"].variance}
-    out |= {"rho": px.scale, "mu": px.rate if likelihood == "poisson" else px.mu}
-    if likelihood != "poisson":
-        out["theta"] = px.theta if dispersion == "gene-batch" else px.theta.reshape(-1)[:N_GENES]
-    if likelihood == "zinb":
+    poisson = row["likelihood"] == "poisson"
+    out = posteriors_of(inference)
+    out |= {"rho": px.scale, "mu": px.rate if poisson else px.mu}
+    if not poisson:
+        out["theta"] = px.theta.reshape(-1)[:N_GENES] if row["dispersion"] == "gene" else px.theta
+    if row["likelihood"] == "zinb":
         out["pi"] = px.zi_probs
-    if linear:
+    if row["linear"]:
         out["loadings"] = torch.from_numpy(module.get_loadings())
     return {name: value.numpy() for name, value in out.items()}
 
 
-def run(torch, scvi, fixed, row, counts, prior):
-    n = len(MINIBATCH)
-    batches, latent_library = row[6], row[4]
-    module = make_module(scvi, row, prior[batches])
-    tensors = {
-        "X": torch.from_numpy(counts[MINIBATCH].astype(np.float64)),
-        "batch": torch.from_numpy(batch_codes(batches)[MINIBATCH][:, None]),
-        "labels": torch.zeros((n, 1), dtype=torch.int64),
-    }
+def optimizer_of(torch, row, module):
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[row["optimizer"]]
+    return kind(module.parameters(), **{key: row[key] for key in ("lr", "eps", "weight_decay")})
+
+
+def clip(torch, row, module):
+    """clip_grad_norm_, and that it does, or does not, do anything."""
+    if row["clip"] > 0.0:
+        norm = float(torch.nn.utils.clip_grad_norm_(module.parameters(), row["clip"]))
+        if (norm > row["clip"]) != (row["name"] != "scvi_clip_unreached"):
+            sys.exit(f"make_golden.py: {row['name']}: gradient of length {norm}")
+
+
+def train_mode(row, module):
+    module.train()
+    for part in (module.z_encoder, module.l_encoder):
+        if row["update_only_decoder"]:
+            part.eval().requires_grad_(False)
+
+
+def run(torch, scvi, fixed, row, counts, facts, prior):
+    module = make_module(scvi, row, prior[row["n_batches"]])
+    replace_dropout(torch, fixed, row, module)
+    tensors = minibatch_of(torch, scvi, row, counts, facts)
     start = state_of(row, module)
     record = {"start": start}
-    adam = torch.optim.Adam(module.parameters(), **ADAM)
-    module.train()
+    optimizer = optimizer_of(torch, row, module)
+    train_mode(row, module)
+    watch = Watch(module)
     for step in range(STEPS):
-        fixed.load(TRAIN_PURPOSE, TRAIN_EPOCH + step, latent_library)
-        adam.zero_grad()
-        output = module(tensors, loss_kwargs={"kl_weight": KL_WEIGHT})[2]
+        fixed.load(TRAIN_PURPOSE, TRAIN_EPOCH + step, row)
+        optimizer.zero_grad()
+        inference, generative, output = module(tensors, loss_kwargs={"kl_weight": KL_WEIGHT})
         output.loss.backward()
         if step == 0:
-            record["losses"] = sums(output)
-            record["gradients"] = gradients_of(row, module, n)
-        adam.step()
+            record["losses"] = cells_of(output).sum(axis=0).tolist()
+            record["intermediates"] = intermediates_of(row, watch, inference, generative, output,
+                                                       tensors)
+            record["gradients"] = gradients_of(row, module, len(MINIBATCH))
+            watch.stop()
+        clip(torch, row, module)
+        optimizer.step()
         if step in (0, STEPS - 1):
             record[f"change_{step + 1}"] = difference(state_of(row, module), start)
     module.eval()
-    fixed.load(EVALUATION_PURPOSE, EVALUATION_EPOCH, latent_library)
+    fixed.load(EVALUATION_PURPOSE, EVALUATION_EPOCH, row)
     with torch.no_grad():
-        record["evaluation"] = sums(module(tensors)[2])
+        cells = cells_of(module(tensors)[2])
+    record["evaluation"] = cells.sum(axis=0).tolist()
+    record["evaluation_cells"] = cells
     record["outputs"] = outputs_of(torch, row, module, tensors, fixed)
     return record
 
@@ -310,11 +368,15 @@ def run(torch, scvi, fixed, row, counts, prior):
 
 
 def numbers(values):
-    """Rounded to 1e-11 of the largest value, below the test's tolerance."""
+    """Integers n behind a number p of decimal places: n / 10^p are the values, rounded to 2e-11 of
+    the largest, below the test's tolerance. This takes a third less room than the values."""
     array = np.asarray(values, dtype=np.float64).ravel()
-    quantum = max(1e-11 * float(np.abs(array).max(initial=0.0)), 1e-17)
-    places = math.ceil(-math.log10(quantum))
-    return "[" + ",".join(f"{round(v, places):.15g}" for v in array.tolist()) + "]"
+    quantum = max(4e-11 * float(np.abs(array).max(initial=0.0)), 1e-17)
+    places = max(math.ceil(-math.log10(quantum)), 0)
+    while places > 0 and all(round(v, places - 1) == v for v in array.tolist()):
+        places -= 1
+    whole = (round(v * 10.0**places) for v in array.tolist())
+    return "[" + ",".join(map(str, [places, *whole])) + "]"
 
 
 def table(arrays):
@@ -322,25 +384,27 @@ def table(arrays):
 
 
 def configuration_text(row, record):
-    keys = ("name", "linear", "likelihood", "dispersion", "latent_library", "n_layers",
-            "n_batches", "log_variational")
-    parts = [f"{json.dumps(k)}:{json.dumps(v)}" for k, v in zip(keys, row)]
+    parts = [",".join(f"{json.dumps(k)}:{json.dumps(v)}" for k, v in row.items())]
     for name, value in record.items():
-        text = table(value) if isinstance(value, dict) else json.dumps(value)
+        if isinstance(value, dict):
+            text = table(value)
+        else:
+            text = numbers(value) if isinstance(value, np.ndarray) else json.dumps(value)
         parts.append(f"{json.dumps(name)}:{text}")
     return "{" + ",\n".join(parts) + "}"
 
 
-def file_text(counts, prior, records):
-    facts = {
+def file_text(counts, facts, prior, records):
+    values = {
         "made_by": f"make_golden.py, scvi-tools {SCVI_VERSION}, torch {TORCH_VERSION}",
-        "n_cells": N_CELLS, "n_genes": N_GENES, "n_hidden": N_HIDDEN, "n_latent": N_LATENT,
-        "minibatch": MINIBATCH, "steps": STEPS, "kl_weight": KL_WEIGHT, **ADAM, "seed": SEED,
+        "n_cells": N_CELLS, "n_genes": N_GENES, "minibatch": MINIBATCH, "steps": STEPS,
+        "kl_weight": KL_WEIGHT, "seed": SEED, "dropout_purpose": DROPOUT_PURPOSE,
         "train_purpose": TRAIN_PURPOSE, "train_epoch": TRAIN_EPOCH,
         "evaluation_purpose": EVALUATION_PURPOSE, "evaluation_epoch": EVALUATION_EPOCH,
         "counts": counts.ravel().tolist(),
+        **{name: value.ravel().tolist() for name, value in facts.items()},
     }
-    parts = [f"{json.dumps(k)}:{json.dumps(v, separators=(',', ':'))}" for k, v in facts.items()]
+    parts = [f"{json.dumps(k)}:{json.dumps(v, separators=(',', ':'))}" for k, v in values.items()]
     for n_batches, (means, variances) in prior.items():
         both = np.stack([means.ravel(), variances.ravel()], axis=1)
         parts.append(f'"prior_{n_batches}":{json.dumps(both.ravel().tolist())}')
@@ -352,6 +416,7 @@ def file_text(counts, prior, records):
 def main():
     if len(sys.argv) != 2:
         sys.exit(f"usage: {sys.argv[0]} FILE.json")
+    check_grid()
     import scvi
     import torch
 
@@ -361,13 +426,14 @@ def main():
                  f"not {found[0]} and {found[1]}")
     check_philox()
     torch.set_num_threads(1)
-    counts = make_counts()
+    counts, facts = make_counts(), make_facts()
     prior = {n: registered_prior(scvi, counts, n) for n in (1, 3)}
     torch.Tensor.float = torch.Tensor.double  # see the top
     fixed = FixedNoise(torch)
-    records = [(row, run(torch, scvi, fixed, row, counts, prior)) for row in CONFIGURATIONS]
+    records = [(row, run(torch, scvi, fixed, row, counts, facts, prior))
+               for row in CONFIGURATIONS]
     with open(sys.argv[1], "w", encoding="ascii") as file:
-        file.write(file_text(counts, prior, records))
+        file.write(file_text(counts, facts, prior, records))
 
 
 if __name__ == "__main__":

@@ -146,6 +146,48 @@ static void ended_early(void **unused) {
   free(text);
 }
 
+/* The fits of several restarts: a line before each, and its number in every record. */
+static void restarts(void **unused) {
+  (void)unused;
+  char path[] = "/tmp/atlasvi_progress_XXXXXX";
+  const int fd = mkstemp(path);
+  assert_true(fd >= 0);
+  close(fd);
+  assert_int_equal(av_log_open(&comm, path), AV_OK);
+  FILE *file = tmpfile();
+  assert_non_null(file);
+  for (int64_t r = 1; r <= 2; ++r) {
+    av_progress *progress = NULL;
+    assert_int_equal(av_progress_begin(&progress, &comm, AV_PROGRESS_LINES, 1, 2, file), AV_OK);
+    av_progress_restart(progress, r, 2);
+    for (int64_t e = 1; e <= 2; ++e) {
+      const av_epoch_line line = epoch_line(e);
+      av_progress_epoch(progress, &line);
+    }
+    av_progress_end(&progress);
+  }
+  av_progress_restart(NULL, 1, 2); /* on other ranks */
+  av_log_close();
+  char text[2000] = "";
+  rewind(file);
+  text[fread(text, 1, sizeof text - 1, file)] = '\0';
+  fclose(file);
+  assert_int_equal(count(text, '\n'), 6);
+  assert_int_equal(strncmp(text, "restart 1 of 2\nepoch 1/2  ", 26), 0);
+  assert_non_null(strstr(text, "\nrestart 2 of 2\nepoch 1/2  "));
+  FILE *log = fopen(path, "r");
+  assert_non_null(log);
+  char line[1000];
+  for (int n = 0; n < 4; ++n) {
+    assert_non_null(fgets(line, sizeof line, log));
+    cJSON *record = cJSON_Parse(line);
+    assert_int_equal(cJSON_GetObjectItem(record, "restart")->valueint, 1 + n / 2);
+    cJSON_Delete(record);
+  }
+  fclose(log);
+  unlink(path);
+}
+
 static void silent(void **unused) {
   (void)unused;
   char *text = lines_of(AV_PROGRESS_NONE, 5, 5, 0);
@@ -287,6 +329,25 @@ static void a_bar_on_a_terminal(void **unused) {
   close_terminal(&t);
 }
 
+/* The bar of a restart says which. */
+static void a_bar_of_a_restart(void **unused) {
+  (void)unused;
+  terminal t = open_terminal(100);
+  char shown[600];
+  av_progress *progress = NULL;
+  assert_int_equal(av_progress_begin(&progress, &comm, AV_PROGRESS_AUTO, 1, 400, t.out), AV_OK);
+  av_progress_restart(progress, 2, 5);
+  wait_for(0.12);
+  av_progress_step(progress, 50, 100);
+  char *text = seen_on(&t);
+  screen_line(text, shown);
+  assert_matches(shown, "^restart 2/5  epoch   1/400 \\[-{40}\\]    0 %  left 0:0[1-9]:[0-9]{2}$");
+  assert_int_equal(count(text, '\n'), 0);
+  free(text);
+  av_progress_end(&progress);
+  close_terminal(&t);
+}
+
 /* At most ten times a second, however often it is called; and at least a few times. */
 static void redrawn_in_measure(void **unused) {
   (void)unused;
@@ -379,10 +440,12 @@ int main(int argc, char **argv) {
       cmocka_unit_test(values_that_are_missing),
       cmocka_unit_test(many_epochs),
       cmocka_unit_test(ended_early),
+      cmocka_unit_test(restarts),
       cmocka_unit_test(silent),
       cmocka_unit_test(time_left),
       cmocka_unit_test(json_lines),
       cmocka_unit_test(a_bar_on_a_terminal),
+      cmocka_unit_test(a_bar_of_a_restart),
       cmocka_unit_test(redrawn_in_measure),
       cmocka_unit_test(narrow_terminals),
       cmocka_unit_test(warning_during_a_bar),

@@ -203,6 +203,8 @@ static void input(void **unused) {
     assert_fact(text, "non-zeros", "15 (37.5 % of cells x genes), 1.5 a cell");
     assert_fact(text, "empty genes", "2 without a count in any cell (kept)");
     assert_null(strstr(text, "empty cells"));
+    assert_null(strstr(text, "covariate"));
+    assert_null(strstr(text, "size factors"));
     assert_fact(text, "batches", "2 in obs[donor], of 3 to 7 cells");
     assert_fact(text, "labels",
                 "3 in obs[cell_type]; 1 cells without one (labels are not used to train)");
@@ -218,6 +220,46 @@ static void input(void **unused) {
     assert_string_equal(cJSON_GetObjectItem(record, "path")->valuestring,
                         "/data/kang\033[31m.h5ad");
     cJSON_Delete(record);
+  }
+  free(text);
+  av_dataset_free(&dataset);
+  av_config_free(&config);
+}
+
+/* Covariates, size factors, and labels that the model uses. */
+static void input_with_covariates(void **unused) {
+  (void)unused;
+  static const char *const names[] = {"sex", "site"};
+  static const char *const numbers[] = {"age"};
+  static const char *const levels[] = {"f", "m"};
+  const int64_t split[3] = {8, 1, 1};
+  av_config config = {0};
+  av_dataset dataset;
+  assert_int_equal(av_config_defaults(&config), AV_OK);
+  set_text(&config.data.labels_key, "cell_type");
+  set_text(&config.data.size_factor_key, "sizes");
+  config.model.dispersion = AV_DISPERSION_GENE_LABEL;
+  make_dataset(&dataset);
+  dataset.n_categorical = 2;
+  dataset.n_continuous = 1;
+  dataset.categorical = av_calloc(2, sizeof *dataset.categorical);
+  dataset.size_factor = av_calloc(CELLS, sizeof *dataset.size_factor);
+  assert_int_equal(av_names_copy(&dataset.categorical_names, 2, names), AV_OK);
+  assert_int_equal(av_names_copy(&dataset.continuous_names, 1, numbers), AV_OK);
+  assert_int_equal(av_names_copy(&dataset.categorical[0].levels, 2, levels), AV_OK);
+  assert_int_equal(av_names_copy(&dataset.categorical[1].levels, 1, levels), AV_OK);
+  FILE *file = tmpfile();
+  assert_non_null(file);
+  assert_int_equal(av_report_input(&comm, &config, &dataset, split, file), AV_OK);
+  char *text = taken(file);
+  if (comm.rank == 0) {
+    assert_non_null(strstr(text,
+                           "\n  covariate     obs[sex], 2 categories"
+                           "\n  covariate     obs[site], 1 category: the same as none"
+                           "\n  covariate     obs[age], continuous\n"));
+    assert_fact(text, "size factors", "obs[sizes]");
+    assert_fact(text, "labels",
+                "3 in obs[cell_type]; 1 cells without one (dispersion = gene-label uses them)");
   }
   free(text);
   av_dataset_free(&dataset);
@@ -280,12 +322,45 @@ static void model(void **unused) {
     assert_fact(text, "model",
                 "LDVAE: 2,000 genes, 128 hidden x 1 layer, 10 latent, linear decoder");
     assert_fact(text, "counts", "nb, gene dispersion, latent library size, 2 batches");
+    assert_null(strstr(text, "restarts"));
     assert_fact(text, "parameters", "1,234,567 (15.0 MiB a rank with gradients and optimizer)");
     assert_fact(text, "fit",
                 "400 epochs of 97 steps with 128 cells, lr 0.001, KL warm-up 400 epochs, seed 0");
     cJSON *record = event_of("model");
     assert_true(number_of(record, "parameters") == 1234567 && number_of(record, "lr") == 0.001);
     assert_string_equal(cJSON_GetObjectItem(record, "gene_likelihood")->valuestring, "nb");
+    cJSON_Delete(record);
+  }
+  free(text);
+  av_config_free(&config);
+}
+
+/* Restarts, size factors, and a loaded model whose encoders stay. */
+static void model_of_restarts(void **unused) {
+  (void)unused;
+  av_config config = {0};
+  assert_int_equal(av_config_defaults(&config), AV_OK);
+  config.model.gene_likelihood = AV_LIKELIHOOD_ZINB;
+  config.model.dispersion = AV_DISPERSION_GENE_CELL;
+  config.train.n_restarts = 5;
+  config.train.seed = 11;
+  config.train.update_only_decoder = true;
+  set_text(&config.data.size_factor_key, "sizes");
+  const av_model_facts facts = {.n_genes = 10, .n_batches = 1, .n_epochs = 1, .n_steps = 1};
+  FILE *file = tmpfile();
+  assert_non_null(file);
+  assert_int_equal(av_report_model(&comm, &config, &facts, file), AV_OK);
+  char *text = taken(file);
+  if (comm.rank == 0) {
+    assert_fact(text, "counts", "zinb, gene-cell dispersion, given size factors, 1 batch");
+    assert_fact(text, "fit",
+                "1 epoch of 1 step with 128 cells, lr 0.001, KL warm-up 400 epochs, seed 11, the "
+                "decoder only");
+    assert_fact(text, "restarts",
+                "5 fits, seeds 11 to 15; the one with the least negative ELBO is kept");
+    cJSON *record = event_of("model");
+    assert_true(number_of(record, "restarts") == 5 && number_of(record, "seed") == 11);
+    assert_string_equal(cJSON_GetObjectItem(record, "library")->valuestring, "given");
     cJSON_Delete(record);
   }
   free(text);
@@ -428,8 +503,10 @@ int main(int argc, char **argv) {
       cmocka_unit_test_setup(banner, fresh_log),
       cmocka_unit_test_setup(banner_without, fresh_log),
       cmocka_unit_test_setup(input, fresh_log),
+      cmocka_unit_test_setup(input_with_covariates, fresh_log),
       cmocka_unit_test_setup(input_of_one_cell, fresh_log),
       cmocka_unit_test_setup(model, fresh_log),
+      cmocka_unit_test_setup(model_of_restarts, fresh_log),
       cmocka_unit_test_setup(outputs, fresh_log),
       cmocka_unit_test_setup(phases_table, fresh_log),
       cmocka_unit_test(figures),

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A saved model applied to another file: genes and batches are matched by name; the same cells get the same
+"""A saved model applied to another file: genes, batches, covariates and labels are matched by name; the same cells get the same
 codes; what does not fit is refused; training goes on from where it was."""
 import os
 
@@ -82,9 +82,13 @@ def check_apply(place, data, what, model):
     return fitted, saved
 
 
-def refused(place, what, settings, code, message):
-    result = place.run({"output.path": place.path("refused.h5ad"), "train.max_epochs": "0",
-                        **settings})
+def refused(place, what, settings, code, message, ranks=0, check=False):
+    settings = {"output.path": place.path("refused.h5ad"), "train.max_epochs": "0", **settings}
+    if check:
+        merged = {k: v for k, v in {**f.SMALL, **settings}.items() if v is not None}
+        result = ar.run(["check", ar.write_ini(place.path("run.ini"), merged)])
+    else:
+        result = place.run(settings, ranks)
     fault = ar.fault_of(result, code, message)
     assert fault is None, f"{what}: {fault}\n{result}"
     assert not os.path.exists(place.path("refused.h5ad"))
@@ -113,6 +117,123 @@ def check_refusals(place, data, saved):
             r"none\.h5: no such file")
     refused(place, "not a model", {"data.input": data, "model.load": data}, 65,
             r"not a model saved by atlasvi")
+
+
+# ---- covariates, size factors, labels ----
+
+FULL = {"data.categorical_covariate_keys": "sex, site", "data.continuous_covariate_keys": "age"}
+
+
+def with_columns(place, data, name):
+    """The file with two categorical covariates, a continuous one, size factors and cell states."""
+    table = anndata.read_h5ad(data)
+    rng = np.random.default_rng(5)
+    table.obs["sex"] = np.array(["male", "female"])[rng.integers(0, 2, table.n_obs)]
+    table.obs["site"] = np.array(["x", "y", "z"])[rng.integers(0, 3, table.n_obs)]
+    table.obs["age"] = rng.normal(0, 1, table.n_obs)
+    table.obs["sizes"] = np.asarray(table.X.sum(axis=1)).ravel() / 300
+    table.obs["state"] = np.array(["T", "B"])[rng.integers(0, 2, table.n_obs)]
+    table.write_h5ad(place.path(name))
+    return place.path(name)
+
+
+def part_of(place, data, name, keep, change=None):
+    """Cells `keep` with every category in another order; `change` edits obs."""
+    table = anndata.read_h5ad(data)[keep].copy()
+    for column in ("batch", "sex", "site", "state"):
+        values = table.obs[column].astype(str)
+        table.obs[column] = values.astype("category").cat.reorder_categories(
+            sorted(values.unique())[::-1])
+    if change is not None:
+        change(table.obs)
+    table.write_h5ad(place.path(name))
+    return place.path(name)
+
+
+def check_covariates(place, data):
+    fitted = place.fit(data, "cov.h5ad", {**FULL, "model.linear_decoder": "yes",
+                                          "model.encode_covariates": "yes"})
+    apply = {"model.load": place.path("cov.model.h5"), "train.max_epochs": "0",
+             "output.overwrite": "yes"}
+    obs = anndata.read_h5ad(data).obs
+    keep = np.flatnonzero((obs["site"] != "y").to_numpy())[::-1][:80]  # two of three sites
+    first, _ = matrices(fitted, keep)
+    other = part_of(place, data, "cov_part.h5ad", keep)
+    for what, settings in (
+            ("keys of the model", {}),
+            ("keys in another order", {"data.categorical_covariate_keys": "site, sex",
+                                       "data.continuous_covariate_keys": "age"})):
+        applied = place.fit(other, "cov_applied.h5ad", {**apply, **settings}, ranks=2)
+        same(first, matrices(applied)[0], "covariates by name, " + what)
+        with f.open_output(applied) as file, f.open_output(fitted) as old:
+            names, offsets = f.columns_of(file["uns/ldvae_covariate_offsets"])
+            old_names, old_offsets = f.columns_of(old["uns/ldvae_covariate_offsets"])
+            assert names == old_names and (offsets == old_offsets).all()
+    f.done("covariates of an applied model")
+    more = place.fit(other, "cov_more.h5ad", {**apply, "train.max_epochs": "2"})
+    assert os.path.exists(place.path("cov_more.model.h5"))
+    assert np.isfinite(losses(more)).all()
+
+    def sex_x(table):
+        table["sex"] = table["sex"].astype(str).replace("male", "other")
+
+    unknown = {"data.input": part_of(place, data, "cov_x.h5ad", keep, sex_x), **apply}
+    refused(place, "an unknown category", unknown, 65,
+            r'cov_x\.h5ad: obs\[sex\] "other" is not one the model knows: female, male$')
+    refused(place, "an unknown category, two ranks", unknown, 65, r'obs\[sex\] "other"', ranks=2)
+    refused(place, "an unknown category, check", unknown, 65, r'obs\[sex\] "other"', check=True)
+    refused(place, "a missing column", {
+        "data.input": part_of(place, data, "cov_lack.h5ad", keep, lambda t: t.drop(
+            columns="age", inplace=True)), **apply}, 78,
+            r'\[data\] continuous_covariate_keys.*: .*obs has no column "age"')
+    refused(place, "other covariates", {"data.input": other, **apply,
+                                        "data.categorical_covariate_keys": "sex"}, 78,
+            r"run\.ini:\d+: \[data\] categorical_covariate_keys: .*other covariates \(sex, site\)")
+    refused(place, "batch_key is a covariate", {"data.input": other, **apply, "data.batch_key": "sex"},
+            78, r'categorical_covariate_keys.*: "sex" is the batch_key already')
+
+
+def check_size_factors(place, data):
+    fitted = place.fit(data, "size.h5ad", {"data.size_factor_key": "sizes",
+                                           "model.linear_decoder": "yes"})
+    keep = np.arange(0, 400, 5)
+    other = part_of(place, data, "size_part.h5ad", keep)
+    apply = {"data.input": other, "model.load": place.path("size.model.h5")}
+    applied = place.fit(other, "size_applied.h5ad", {**apply, "train.max_epochs": "0",
+                                                     "data.size_factor_key": "sizes"})
+    same(matrices(fitted, keep)[0], matrices(applied)[0], "size factors")
+    refused(place, "no size factors", apply, 78,
+            r"size\.model\.h5: the model was fitted with size factors \(obs\[sizes\]\); .*size_factor_key")
+    f.done("size factors of an applied model")
+
+
+def check_labels(place, data):
+    """dispersion = gene-label: labels by name; without them rho, mu and codes are there all the same."""
+    fitted = place.fit(data, "label.h5ad", {"data.labels_key": "state",
+                                            "model.dispersion": "gene-label"})
+    keep = np.arange(1, 400, 5)
+    first, _ = matrices(fitted, keep)
+    apply = {"model.load": place.path("label.model.h5"), "train.max_epochs": "0",
+             "output.overwrite": "yes"}
+
+    def plasma(table):
+        table["state"] = table["state"].astype(str).replace("B", "plasma")
+
+    known = part_of(place, data, "label_known.h5ad", keep)
+    strange = part_of(place, data, "label_strange.h5ad", keep, plasma)
+    for what, other, settings in (("known labels", known, {"data.labels_key": "state"}),
+                                  ("no labels", known, {}),
+                                  ("unknown labels", strange, {"data.labels_key": "state"})):
+        for ranks in (0, 2):
+            applied = place.fit(other, "label_applied.h5ad", {**apply, **settings}, ranks)
+            same(first, matrices(applied)[0], what)
+    further = {"model.load": apply["model.load"], "train.max_epochs": "1"}
+    refused(place, "further training, no labels", {"data.input": known, **further}, 78,
+            r"dispersion is by label: .*labels_key")
+    refused(place, "further training, unknown labels",
+            {"data.input": strange, **further, "data.labels_key": "state"}, 65,
+            r'label obs\[state\] "plasma" is not one the model knows: B, T$')
+    f.done("labels of an applied model")
 
 
 def losses(path):
@@ -145,6 +266,10 @@ def main():
     fitted, saved = check_apply(place, data, "LDVAE", linear)
     check_refusals(place, data, saved)
     check_continue(place, data, saved, fitted, {})
+    full = with_columns(place, data, "full.h5ad")
+    check_covariates(place, full)
+    check_size_factors(place, full)
+    check_labels(place, full)
 
 
 main()

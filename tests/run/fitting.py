@@ -2,6 +2,7 @@
 
 Environment: ATLASVI, MPIRUN; ATLASVI_TEST_BACKEND (default auto) names another backend.
 """
+import importlib.util
 import os
 import sys
 import tempfile
@@ -18,6 +19,16 @@ SMALL = {"data.batch_key": "batch", "model.n_latent": "4", "model.n_hidden": "16
          "train.max_epochs": "4", "train.n_epochs_kl_warmup": "2", "train.lr": "0.005",
          "train.batch_size": "64", "runtime.progress": "none", "runtime.threads": "1",
          "runtime.backend": os.environ.get("ATLASVI_TEST_BACKEND", "auto")}
+
+
+def load_script(name):
+    """A script of jobs/ as a module, without its command line."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "jobs", name)
+    specification = importlib.util.spec_from_file_location(name.rsplit(".", 1)[0], path)
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[specification.name] = module
+    specification.loader.exec_module(module)
+    return module
 
 
 class Place:
@@ -80,3 +91,9 @@ def done(what):
 
 def open_output(path):
     return h5py.File(path, "r")
+
+
+def tensors_of(path):
+    """The arrays of a saved model by scvi-tools' names."""
+    with h5py.File(path, "r") as file:
+        return {name: item[...] for name, item in file["arrays"].items()}

@@ -5,6 +5,7 @@ import configparser
 import json
 import math
 import os
+import re
 
 import anndata
 import h5py
@@ -60,13 +61,16 @@ def check_results(place, data):
         assert table.obsm[name].shape == (CELLS, columns)
         assert table.obsm[name].dtype == np.float32 and np.isfinite(table.obsm[name]).all()
     ours = table.uns["atlasvi"]
-    assert sorted(ours) == ["genes", "history", "input", "settings", "split", "versions"], ours
+    assert sorted(ours) == ["genes", "history", "input", "result", "settings", "split", "versions"], ours
     assert list(ours["genes"]) == list(source.var_names)
     assert ours["input"]["path"] == data and ours["input"]["size"] == os.path.getsize(data)
     assert len(ours["input"]["names_checksum"]) == 16
     assert "atlasvi" in ours["versions"] and "backend" in ours["versions"]
     split = ours["split"]
     assert split.shape == (CELLS,) and [int((split == k).sum()) for k in (0, 1, 2)] == [180, 20, 0]
+    result = ours["result"]
+    assert result["cells"] == "validation" and result["n_cells"] == 20
+    f.near(result["elbo"], result["reconstruction_loss"] + result["kl_local"], 1e-9, "result")
     loadings = table.uns["ldvae_loadings"]
     assert list(loadings.columns) == [f"Z_{k}" for k in range(4)]
     assert list(loadings.index) == list(source.var_names)
@@ -201,7 +205,8 @@ def check_switches(place, data):
 def check_samples(place, data):
     """Draws: rho and mu of a draw go together, and their average over many is near the mean path."""
     def fit(name, n):
-        return place.fit(data, name, {"output.n_samples": n, "output.overwrite": "yes"})
+        return place.fit(data, name, {"output.n_samples": n, "output.overwrite": "yes",
+                                      "model.init": "scvi"})
 
     mean, one, many = fit("mean.h5ad", None), fit("one.h5ad", "1"), fit("many.h5ad", "60")
     assert (matrix(mean, "X_scvi") == matrix(one, "X_scvi")).all()
@@ -264,6 +269,48 @@ def check_split_key(place, data):
     f.done("split_key")
 
 
+def check_plan(place, data):
+    """`atlasvi check` shows what the model will see, and finds what a run would stop at."""
+    table = anndata.read_h5ad(data)
+    table.obs["age"] = np.linspace(0, 1, CELLS)
+    table.obs["sizes"] = 1.5
+    path = place.path("plan.h5ad")
+    table.write_h5ad(path)
+
+    def plan(**settings):
+        merged = {**f.SMALL, "data.input": path, "output.path": place.path("none.h5ad"), **settings}
+        return ar.run(["check", ar.write_ini(place.path("plan.ini"), merged)])
+
+    shown = plan(**{"data.categorical_covariate_keys": "label", "data.size_factor_key": "sizes",
+                    "data.continuous_covariate_keys": "age"})
+    assert shown.code == 0, shown
+    for line in (r"covariate +obs\[label\], \d+ categories", r"covariate +obs\[age\], continuous",
+                 r"size factors +obs\[sizes\]"):
+        assert re.search("\n  " + line + "\n", shown.out), (line, shown)
+    assert not re.search("covariate  |size factors  ", plan().out)
+
+    def memory(**settings):
+        text = plan(**{"runtime.backend": "cpu", "model.n_hidden": "4096", **settings}).out
+        return float(re.search(r"model ([0-9.]+) MiB", text).group(1))
+
+    plain = memory()
+    # a copy of the parameters is 8 bytes each; gradients in double are 4 more
+    copy = memory(**{"train.keep": "best"}) - plain
+    wider = memory(**{"runtime.reproducible": "strict"}) - plain
+    assert wider > 1 and 1.8 < copy / wider < 2.3, (plain, copy, wider)
+    whole = {"train.train_size": "1.0"}
+    refused(plan(**whole, **{"train.early_stopping": "yes"}), 78,
+            r"\[train\] early_stopping: elbo_validation needs validation cells")
+    assert plan(**whole, **{"train.early_stopping": "yes",
+                            "train.early_stopping_monitor": "elbo_train"}).code == 0
+    for key in ("categorical_covariate_keys", "continuous_covariate_keys", "size_factor_key"):
+        refused(plan(**{"data." + key: "agee"}), 78,
+                r'\[data\] %s: .*has no column "agee"; did you mean "age"' % key)
+    refused(plan(**{"data.counts": "layers/"}), 78, r"\[data\] counts: .*names no layer")
+    assert not os.path.exists(place.path("none.h5ad"))
+    f.done("check: covariates, memory, early stopping")
+
+
 def check_log(place, data):
     log = place.path("run.jsonl")
     path = place.fit(data, "logged.h5ad", {"runtime.log": log, "train.train_size": "1.0"}, ranks=2)
@@ -278,6 +325,10 @@ def check_log(place, data):
     result = next(e for e in events if e["event"] == "result")
     assert result["cells"] == "training" and result["n_cells"] == CELLS
     f.near(result["elbo"], result["reconstruction_loss"] + result["kl_local"], 1e-9, "result")
+    with f.open_output(path) as file:
+        written = file["uns/atlasvi/result"]
+        assert f.text_of(written["cells"]) == "training" and written["n_cells"][()] == CELLS
+        assert written["elbo"][()] == result["elbo"]
     kinds = [e["event"] for e in events]
     assert kinds[0] == "start" and kinds[-1] == "end" and kinds.count("output") == 2
     assert events[0]["ranks"] == 2 and all("time" in e for e in events)
@@ -302,6 +353,7 @@ def main():
     check_compression(place, data)
     check_empty_cells(place, data)
     check_split_key(place, data)
+    check_plan(place, data)
     check_log(place, data)
     check_settings(place, data, path)
 

@@ -34,7 +34,11 @@ void av_cpu_batch_free(av_backend *be, av_batch *batch) {
   free(batch->log1p);
   free(batch->cell);
   free(batch->code);
-  free(batch->log_library);
+  free(batch->label);
+  free(batch->column);
+  free(batch->continuous);
+  free(batch->counting);
+  free(batch->log_size);
   free(batch->constant);
   free(batch->total);
   free(batch->largest);
@@ -70,6 +74,34 @@ static int64_t most_entries(const av_counts *counts, int64_t max_rows) {
   return entries;
 }
 
+/* Room for what is known of each cell besides its counts. */
+static bool allocate_facts(av_batch *batch, size_t rows) {
+  const av_design *design = &batch->dataset->design;
+  batch->n_factors = design->n_factors;
+  batch->n_continuous = design->n_continuous;
+  const size_t continuous = (size_t)design->n_continuous;
+  const bool labels = batch->dataset->label.code != NULL;
+  batch->cell = av_calloc(rows, sizeof *batch->cell);
+  batch->code = av_calloc(rows, sizeof *batch->code);
+  batch->label = labels ? av_calloc(rows, sizeof *batch->label) : NULL;
+  batch->column = av_calloc(rows * (size_t)design->n_factors, sizeof *batch->column);
+  batch->continuous = av_calloc(rows * continuous, sizeof *batch->continuous);
+  batch->counting = av_calloc(continuous, sizeof *batch->counting);
+  batch->log_size = av_calloc(rows, sizeof *batch->log_size);
+  batch->constant = av_calloc(rows, sizeof *batch->constant);
+  batch->total = av_calloc(rows, sizeof *batch->total);
+  batch->largest = av_calloc(rows, sizeof *batch->largest);
+  if (!(batch->cell && batch->code && (batch->label || !labels) && batch->column &&
+        batch->continuous && batch->counting && batch->log_size && batch->constant &&
+        batch->total && batch->largest)) {
+    return false;
+  }
+  for (size_t c = 0; c < continuous; ++c) {
+    batch->counting[c] = (int32_t)c;
+  }
+  return true;
+}
+
 av_status av_cpu_batch_create(av_backend *be, av_data *data, int64_t max_rows, av_batch **batch) {
   av_batch *made = av_calloc(1, sizeof *made);
   AV_TRY_ALLOC(made);
@@ -84,16 +116,9 @@ av_status av_cpu_batch_create(av_backend *be, av_data *data, int64_t max_rows, a
   made->gene = av_calloc(n_entries, sizeof *made->gene);
   made->value = av_calloc(n_entries, sizeof *made->value);
   made->log1p = av_calloc(n_entries, sizeof *made->log1p);
-  made->cell = av_calloc(rows, sizeof *made->cell);
-  made->code = av_calloc(rows, sizeof *made->code);
-  made->log_library = av_calloc(rows, sizeof *made->log_library);
-  made->constant = av_calloc(rows, sizeof *made->constant);
-  made->total = av_calloc(rows, sizeof *made->total);
-  made->largest = av_calloc(rows, sizeof *made->largest);
   made->lists = av_calloc(1, sizeof *made->lists);
   bool complete = entries >= 0 && made->row_start && made->gene && made->value && made->log1p &&
-                  made->cell && made->code && made->log_library && made->constant && made->total &&
-                  made->largest && made->lists;
+                  made->lists && allocate_facts(made, rows);
   if (complete) {
     av_gene_lists *lists = made->lists;
     lists->start = av_calloc(genes + 1, sizeof *lists->start);
@@ -185,10 +210,31 @@ static double log_factorial(float x) {
   return whole >= 0 && (float)whole == x ? factorials[whole] : av_lgamma((double)x + 1.0);
 }
 
-static void expand(const av_kernels *kernels, av_batch *batch, int64_t i, int64_t row) {
+/* What the design says of cell i of the minibatch, row `row` of the slab. */
+static void describe(av_batch *batch, int64_t i, int64_t row) {
   const av_dataset *dataset = batch->dataset;
+  const av_design *design = &dataset->design;
+  const int64_t factors = batch->n_factors;
+  const int64_t continuous = batch->n_continuous;
+  batch->cell[i] = dataset->first + row;
+  batch->code[i] = dataset->batch.code[row];
+  if (batch->label != NULL) {
+    batch->label[i] = dataset->label.code[row];
+  }
+  for (int64_t f = 0; f < factors; ++f) {
+    batch->column[i * factors + f] = design->column[row * factors + f];
+  }
+  for (int64_t c = 0; c < continuous; ++c) {
+    batch->continuous[i * continuous + c] = (float)design->continuous[row * continuous + c];
+  }
+  batch->log_size[i] = av_log_size(dataset, row);
+}
+
+static void expand(const av_kernels *kernels, av_batch *batch, int64_t i, int64_t row) {
+  describe(batch, i, row);
   const int64_t first = batch->row_start[i];
-  const int64_t n = av_counts_row(&dataset->counts, row, batch->gene + first, batch->value + first);
+  const int64_t n =
+      av_counts_row(&batch->dataset->counts, row, batch->gene + first, batch->value + first);
   const float *value = batch->value + first;
   double constant = 0.0;
   double total = 0.0;
@@ -199,9 +245,6 @@ static void expand(const av_kernels *kernels, av_batch *batch, int64_t i, int64_
     largest = value[e] > largest ? value[e] : largest;
   }
   kernels->log1p_row(n, value, batch->log1p + first);
-  batch->cell[i] = dataset->first + row;
-  batch->code[i] = dataset->batch.code[row];
-  batch->log_library[i] = log(dataset->library[row]);
   batch->constant[i] = constant;
   batch->total[i] = total;
   batch->largest[i] = largest;

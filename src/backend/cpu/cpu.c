@@ -152,6 +152,7 @@ const av_backend_ops av_backend_cpu = {
     .linear_grad = av_cpu_linear_grad,
     .moments = av_cpu_moments,
     .norm_act = av_cpu_norm_act,
+    .layer_norm_grad = av_cpu_layer_norm_grad,
     .norm_act_sums = av_cpu_norm_act_sums,
     .norm_act_grad = av_cpu_norm_act_grad,
     .latent_draw = av_cpu_latent_draw,

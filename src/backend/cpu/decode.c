@@ -21,37 +21,53 @@
 
 enum { CHUNK_BYTES = 4 << 20 }; /* of all rows of a chunk */
 
-static void pad_row(int64_t n, int64_t stride, const float *from, float padding, float *to) {
-  memcpy(to, from, (size_t)n * sizeof *to);
+/* start (stride) = c, or 0 without; `padding` after the genes. */
+static void start_row(int64_t n, int64_t stride, const float *c, float padding, float *start) {
+  if (c == NULL) {
+    memset(start, 0, (size_t)n * sizeof *start);
+  } else {
+    memcpy(start, c, (size_t)n * sizeof *start);
+  }
   for (int64_t g = n; g < stride; ++g) {
-    to[g] = padding;
+    start[g] = padding;
   }
 }
 
-static void prepare_head(av_decode_run *run, int h, const av_head *head) {
+/* Adds a head to the run; returns its rows. */
+static float *add_head(av_decode_run *run, const av_head *head) {
+  static const av_slot packed[AV_HEADS] = {AV_SLOT_PACKED, AV_SLOT_PACKED2, AV_SLOT_PACKED3};
+  static const av_slot rows[AV_HEADS] = {AV_SLOT_DECODE, AV_SLOT_DECODE2, AV_SLOT_DECODE3};
+  const int h = run->n_heads++;
   av_decode_head *made = &run->head[h];
-  const av_slot packed_slot = h == 0 ? AV_SLOT_PACKED : AV_SLOT_PACKED2;
   made->w = av_const_floats(head->w);
   made->dw = head->dw;
   made->dc = head->dc;
-  float *space = av_scratch(run->be, packed_slot, run->stride * (run->n_in + 1), sizeof *space);
-  /* padding: logit -infinity, weight 0 in the softmax; zero inflation 0 */
-  pad_row(run->genes, run->stride, av_const_floats(head->c), h == 0 ? -INFINITY : 0.0f, space);
+  float *space = av_scratch(run->be, packed[h], run->stride * (run->n_in + 1), sizeof *space);
+  /* padding: logit -infinity, weight 0 in the softmax; zero inflation and px_r 0 */
+  start_row(run->genes, run->stride, av_const_floats(head->c), h == 0 ? -INFINITY : 0.0f, space);
   made->start = space;
   av_pack_panels(run->be, run->n_in, run->genes, made->w, space + run->stride);
   made->packed = space + run->stride;
-  made->rows = av_scratch(run->be, h == 0 ? AV_SLOT_DECODE : AV_SLOT_DECODE2,
-                          run->chunk * run->stride, sizeof *made->rows);
+  made->rows = av_scratch(run->be, rows[h], run->chunk * run->stride, sizeof *made->rows);
+  return made->rows;
 }
 
-/* Dispersions of the batches that occur, each prepared once. */
+/* Row of px_r of each cell; NULL: all have one. */
+static const int32_t *dispersion_rows(const av_batch *batch, const av_decode *decode) {
+  if (decode->n_dispersion <= 1) {
+    return NULL;
+  }
+  return decode->dispersion == AV_DISPERSION_GENE_LABEL ? batch->label : batch->code;
+}
+
+/* Dispersions of the rows of px_r that occur, each prepared once. */
 static void prepare_theta(av_decode_run *run) {
   const av_decode *decode = run->decode;
   const float *px_r = av_const_floats(decode->px_r);
   int32_t *slot = NULL;
   int32_t *code_of = NULL;
   int64_t slots = 1;
-  if (decode->n_dispersion > 1) {
+  if (run->row != NULL) {
     slot = av_scratch(run->be, AV_SLOT_CODES, 2 * decode->n_dispersion, sizeof *slot);
     code_of = slot + decode->n_dispersion;
     slots = 0;
@@ -59,7 +75,7 @@ static void prepare_theta(av_decode_run *run) {
       slot[s] = -1;
     }
     for (int64_t i = 0; i < run->batch->n; ++i) {
-      const int32_t code = run->batch->code[i];
+      const int32_t code = run->row[i];
       if (slot[code] < 0) {
         code_of[slots] = code;
         slot[code] = (int32_t)slots++;
@@ -82,10 +98,9 @@ static void prepare_theta(av_decode_run *run) {
   run->theta_slot = slot;
 }
 
-/* Cells worked on together. */
-static void choose_sizes(av_decode_run *run) {
+/* Cells worked on together, with `rows_a_cell` rows of genes each. */
+static void choose_chunk(av_decode_run *run, int64_t rows_a_cell) {
   const int64_t least = (int64_t)run->be->threads * AV_ROW_BLOCK;
-  const int64_t rows_a_cell = 1 + (run->zinb ? 1 : 0) + (run->poisson ? 0 : 1);
   const int64_t row_bytes = run->stride * (int64_t)sizeof(float);
   int64_t chunk = CHUNK_BYTES / (rows_a_cell * row_bytes);
   chunk = chunk / least * least;
@@ -100,11 +115,15 @@ av_decode_space av_decode_space_of(const av_decode_run *run, int part) {
                            .dq = at + run->stride,
                            .dw = at + 2 * run->stride,
                            .dp = at + 3 * run->stride,
-                           .lanes = at + 4 * run->stride};
+                           .theta = at + 4 * run->stride,
+                           .ratio = at + 6 * run->stride,
+                           .lanes = at + 7 * run->stride};
 }
 
-void av_decode_begin(av_decode_run *run, av_backend *be, const av_batch *batch,
-                     const av_decode *decode, const float *x, const float *l, bool gradients) {
+/* What both kinds of call need: sizes, and the head of rho with its rows. */
+static void begin_output(av_decode_run *run, av_backend *be, const av_batch *batch,
+                         const av_decode *decode, const float *x, const float *l, bool gradients,
+                         int64_t rows_a_cell) {
   *run = (av_decode_run){.be = be,
                          .kernels = av_kernels_of(be),
                          .batch = batch,
@@ -115,36 +134,47 @@ void av_decode_begin(av_decode_run *run, av_backend *be, const av_batch *batch,
                          .panels = av_panels(decode->n_genes),
                          .stride = av_panels(decode->n_genes) * AV_PANEL,
                          .n_in = decode->n_in,
-                         .zinb = decode->likelihood == AV_LIKELIHOOD_ZINB,
-                         .poisson = decode->likelihood == AV_LIKELIHOOD_POISSON,
                          .gradients = gradients};
-  run->n_heads = run->zinb ? 2 : 1;
-  choose_sizes(run);
-  prepare_head(run, 0, &decode->scale);
-  if (run->zinb) {
-    prepare_head(run, 1, &decode->dropout);
+  choose_chunk(run, rows_a_cell);
+  add_head(run, &decode->scale);
+  run->space_size = 7 * run->stride + (AV_ROW_BLOCK * run->n_in * 16);
+  run->space = av_scratch(be, AV_SLOT_TILE, be->threads * run->space_size, sizeof(float));
+}
+
+/* Prepares a call that ends in losses. */
+static void begin_losses(av_decode_run *run, av_backend *be, const av_batch *batch,
+                         const av_decode *decode, const float *x, const float *l, bool gradients) {
+  const bool zinb = decode->likelihood == AV_LIKELIHOOD_ZINB;
+  const bool poisson = decode->likelihood == AV_LIKELIHOOD_POISSON;
+  begin_output(run, be, batch, decode, x, l, gradients, 1 + (zinb ? 1 : 0) + (poisson ? 0 : 1));
+  run->zinb = zinb;
+  run->poisson = poisson;
+  run->cell_theta = !poisson && decode->dispersion == AV_DISPERSION_GENE_CELL;
+  if (zinb) {
+    run->p_rows = add_head(run, &decode->dropout);
   }
-  if (!run->poisson) {
+  if (run->cell_theta) {
+    run->w_rows = add_head(run, &decode->px_r_head);
+  } else if (!poisson) {
+    run->row = dispersion_rows(batch, decode);
     prepare_theta(run);
     run->w_rows = av_scratch(be, AV_SLOT_DECODE3, run->chunk * run->stride, sizeof(float));
   }
-  run->space_size = 4 * run->stride + (AV_ROW_BLOCK * run->n_in * 16);
-  run->space = av_scratch(be, AV_SLOT_TILE, be->threads * run->space_size, sizeof(float));
   run->loss = av_scratch(be, AV_SLOT_LOSS, batch->n, sizeof(double));
 }
 
-void av_decode_logits(const av_decode_run *run, int n_heads, int64_t base, int64_t begin,
-                      int64_t end) {
+void av_decode_logits(const av_decode_run *run, int64_t base, int64_t begin, int64_t end) {
   const int64_t stride = run->stride;
   const int64_t n = end - begin;
-  for (int h = 0; h < n_heads; ++h) {
+  const av_places columns = av_columns_from(run->batch, begin);
+  for (int h = 0; h < run->n_heads; ++h) {
     const av_decode_head *head = &run->head[h];
     float *rows = head->rows + (begin - base) * stride;
     for (int64_t i = 0; i < n; ++i) {
       memcpy(rows + i * stride, head->start, (size_t)stride * sizeof *rows);
       if (run->decode->n_onehot > 0) {
-        const int64_t row = run->n_in + run->batch->code[begin + i];
-        run->kernels->add_row(run->genes, head->w + row * run->genes, rows + i * stride);
+        av_add_places(run->kernels, &columns, i, run->genes, head->w + run->n_in * run->genes,
+                      run->genes, rows + i * stride);
       }
     }
     run->kernels->panel_product(n, run->n_in, run->x + begin * run->n_in, run->n_in, run->panels,
@@ -177,7 +207,7 @@ static void decode_all(av_decode_run *run) {
       av_slice(n, AV_ROW_BLOCK, part, threads, &begin, &end);
       for (int64_t i = begin; i < end; i += AV_ROW_BLOCK) {
         const int64_t last = i + AV_ROW_BLOCK < end ? i + AV_ROW_BLOCK : end;
-        av_decode_logits(run, run->n_heads, base, base + i, base + last);
+        av_decode_logits(run, base, base + i, base + last);
         for (int64_t r = i; r < last; ++r) {
           av_decode_cell(run, &space, base + r, r);
         }
@@ -199,8 +229,8 @@ void av_cpu_decode_nll(av_backend *be, const av_batch *batch, const av_decode *d
                        const av_real *x, const av_real *l, av_sum *losses_, av_real *dx,
                        av_real *dl) {
   av_decode_run run;
-  av_decode_begin(&run, be, batch, decode, av_const_floats(x), av_const_floats(l),
-                  decode->scale.dw != NULL);
+  begin_losses(&run, be, batch, decode, av_const_floats(x), av_const_floats(l),
+               decode->scale.dw != NULL);
   run.dx = av_floats(dx);
   run.dl = av_floats(dl);
   decode_all(&run);
@@ -213,7 +243,7 @@ void av_cpu_decode_nll(av_backend *be, const av_batch *batch, const av_decode *d
 av_status av_cpu_decode_cells(av_backend *be, const av_batch *batch, const av_decode *decode,
                               const av_real *x, const av_real *l, double *nll) {
   av_decode_run run;
-  av_decode_begin(&run, be, batch, decode, av_const_floats(x), av_const_floats(l), false);
+  begin_losses(&run, be, batch, decode, av_const_floats(x), av_const_floats(l), false);
   decode_all(&run);
   if (batch->n > 0) {
     memcpy(nll, run.loss, (size_t)batch->n * sizeof *nll);
@@ -222,10 +252,16 @@ av_status av_cpu_decode_cells(av_backend *be, const av_batch *batch, const av_de
 }
 
 /* rho and mu of cell i from its logits in row r. */
-static void output_cell(const av_decode_run *run, int64_t i, int64_t r, float *rho, float *mu) {
+static void output_cell(const av_decode_run *run, const av_decode_space *space, int64_t i,
+                        int64_t r, float *rho, float *mu) {
   float *e = run->head[0].rows + r * run->stride;
-  const float top = run->kernels->row_max(run->stride, e);
-  const double sum = run->kernels->row_exp(run->stride, top, e);
+  double sum = 1.0; /* what e is divided by */
+  if (run->decode->softplus) {
+    (void)run->kernels->row_softplus(run->stride, e, space->ratio);
+  } else {
+    const float top = run->kernels->row_max(run->stride, e);
+    sum = run->kernels->row_exp(run->stride, top, e);
+  }
   if (rho != NULL) {
     run->kernels->scale_row(run->genes, (float)(1.0 / sum), e, rho + i * run->genes);
   }
@@ -240,19 +276,20 @@ static void output_cell(const av_decode_run *run, int64_t i, int64_t r, float *r
 av_status av_cpu_decode_output(av_backend *be, const av_batch *batch, const av_decode *decode,
                                const av_real *x, const av_real *l, float *rho, float *mu) {
   av_decode_run run;
-  av_decode_begin(&run, be, batch, decode, av_const_floats(x), av_const_floats(l), false);
+  begin_output(&run, be, batch, decode, av_const_floats(x), av_const_floats(l), false, 1);
   for (int64_t base = 0; base < batch->n; base += run.chunk) {
     const int64_t n = batch->n - base < run.chunk ? batch->n - base : run.chunk;
 #pragma omp parallel for schedule(static) num_threads(be->threads)
     for (int part = 0; part < be->threads; ++part) {
+      const av_decode_space space = av_decode_space_of(&run, part);
       int64_t begin = 0;
       int64_t end = 0;
       av_slice(n, AV_ROW_BLOCK, part, be->threads, &begin, &end);
       for (int64_t i = begin; i < end; i += AV_ROW_BLOCK) {
         const int64_t last = i + AV_ROW_BLOCK < end ? i + AV_ROW_BLOCK : end;
-        av_decode_logits(&run, 1, base, base + i, base + last);
+        av_decode_logits(&run, base, base + i, base + last);
         for (int64_t r = i; r < last; ++r) {
-          output_cell(&run, base + r, r, rho, mu);
+          output_cell(&run, &space, base + r, r, rho, mu);
         }
       }
     }

@@ -22,25 +22,27 @@ static void products(const av_decode_run *run, const av_decode_head *head, int64
   }
 }
 
-/* Adds rows [0, n) of genes [begin, end) to sums: all to one row, or each to that of its cell's
- * batch. */
-static void add_rows(const av_decode_run *run, const float *rows, const int32_t *code, int64_t n,
-                     int64_t begin, int64_t end, float *sums) {
+/* Adds rows [0, n) of genes [begin, end) to sums: all to one row, or each to those that its cell
+ * belongs to. */
+static void add_rows(const av_decode_run *run, const float *rows, const av_places *places,
+                     int64_t n, int64_t begin, int64_t end, float *sums) {
   const int64_t width = end - begin;
-  if (code == NULL) {
+  if (places == NULL) {
     run->kernels->sum_rows(n, rows + begin, run->stride, width, sums + begin);
     return;
   }
   for (int64_t r = 0; r < n; ++r) {
-    run->kernels->add_row(width, rows + r * run->stride + begin,
-                          sums + code[r] * run->genes + begin);
+    av_add_to_places(run->kernels, places, r, width, rows + r * run->stride + begin, sums + begin,
+                     run->genes);
   }
 }
 
 void av_decode_weight_grads(const av_decode_run *run, int64_t base, int64_t n) {
   const av_decode *decode = run->decode;
+  const bool table = !run->poisson && !run->cell_theta; /* px_r is a parameter */
   const int threads = run->be->threads;
-  const int32_t *code = run->batch->code + base;
+  const av_places columns = av_columns_from(run->batch, base);
+  const av_places rows = {.row = run->row == NULL ? NULL : run->row + base, .n = 1};
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int part = 0; part < threads; ++part) {
     int64_t begin = 0;
@@ -49,14 +51,16 @@ void av_decode_weight_grads(const av_decode_run *run, int64_t base, int64_t n) {
     for (int h = 0; h < run->n_heads && begin < end; ++h) {
       const av_decode_head *head = &run->head[h];
       products(run, head, base, n, begin, end);
-      add_rows(run, head->rows, NULL, n, begin, end, av_floats(head->dc));
+      if (head->dc != NULL) {
+        add_rows(run, head->rows, NULL, n, begin, end, av_floats(head->dc));
+      }
       if (decode->n_onehot > 0) {
-        add_rows(run, head->rows, code, n, begin, end,
+        add_rows(run, head->rows, &columns, n, begin, end,
                  av_floats(head->dw) + run->n_in * run->genes);
       }
     }
-    if (!run->poisson && begin < end) {
-      add_rows(run, run->w_rows, decode->n_dispersion > 1 ? code : NULL, n, begin, end,
+    if (table && begin < end) {
+      add_rows(run, run->w_rows, run->row == NULL ? NULL : &rows, n, begin, end,
                av_floats(decode->dpx_r));
     }
   }
@@ -69,8 +73,10 @@ void av_decode_weight_grads_strict(const av_decode_run *run) {
   const int64_t n = run->batch->n;
   const int64_t genes = run->genes;
   const int64_t n_in = run->n_in;
-  const int32_t *code = run->batch->code;
-  const int kinds = run->n_heads + (run->poisson ? 0 : 1);
+  const av_places columns = av_columns_from(run->batch, 0);
+  const av_places rows_of_px_r = {.row = run->row, .n = 1};
+  const bool table = !run->poisson && !run->cell_theta; /* px_r is a parameter */
+  const int kinds = run->n_heads + (table ? 1 : 0);
   const int64_t width = n_in + kinds * genes;
   float *top = av_scratch(run->be, AV_SLOT_TOP, width, sizeof *top);
   double *sum_magic = av_scratch(run->be, AV_SLOT_MAGIC, 2 * width, sizeof *sum_magic);
@@ -89,16 +95,18 @@ void av_decode_weight_grads_strict(const av_decode_run *run) {
     const double *magic = sum_magic + n_in + h * genes;
     av_strict_outer(run->be, n, n_in, genes, run->x, n_in, head->rows, run->stride, product_magic,
                     product_magic + n_in + h * genes, av_doubles(head->dw));
-    av_strict_add_columns(run->be, n, genes, head->rows, run->stride, magic, NULL,
-                          av_doubles(head->dc));
+    if (head->dc != NULL) {
+      av_strict_add_columns(run->be, n, genes, head->rows, run->stride, magic, NULL,
+                            av_doubles(head->dc));
+    }
     if (decode->n_onehot > 0) {
-      av_strict_add_columns(run->be, n, genes, head->rows, run->stride, magic, code,
+      av_strict_add_columns(run->be, n, genes, head->rows, run->stride, magic, &columns,
                             av_doubles(head->dw) + n_in * genes);
     }
   }
-  if (!run->poisson) {
+  if (table) {
     av_strict_add_columns(run->be, n, genes, run->w_rows, run->stride,
                           sum_magic + n_in + run->n_heads * genes,
-                          decode->n_dispersion > 1 ? code : NULL, av_doubles(decode->dpx_r));
+                          run->row == NULL ? NULL : &rows_of_px_r, av_doubles(decode->dpx_r));
   }
 }

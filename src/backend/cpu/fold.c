@@ -1,10 +1,12 @@
 /* The linear decoder's BatchNorm folded into its weights (model.md section 5).
  *
- * The covariance of u = [z, one-hot] is never built: over the categories present in the minibatch,
- *   C_zz (K, K),  C_zs = sum of z in s / N - m f_s,  C_ss' = diag(f) - f f^T,
- * so that C w_g costs K^2 + 2 K b + b multiply-adds a gene for b present categories, however many
- * there are in the data. All in double, over blocks of BLOCK genes; sums over genes are of fixed
- * blocks added in order, so that results do not depend on threads. */
+ * The covariance of u = [x, one-hot] is never built: over the categories present in the minibatch,
+ *   C_xx (K, K),  C_xs = sum of x in s / N - m f_s,  C_ss' = diag(f) - f f^T + J,
+ * where J_ss' is the share of cells that have both s and s' of two different factors (0 within a
+ * factor, so that a single factor has no J). C w_g costs K^2 + 2 K b + b multiply-adds a gene for b
+ * present categories, and two more for each pair that occurs, however many categories there are in
+ * the data. All in double, over blocks of BLOCK genes; sums over genes are of fixed blocks added in
+ * order, so that results do not depend on threads. */
 #include "backend/cpu/state.h"
 #include "backend/cpu/strict.h"
 #include "backend/norm.h"
@@ -17,29 +19,71 @@ enum { BLOCK = AV_FOLD, SUM_BLOCK = 512 };
 /* Moments of u: width = k + present. */
 typedef struct moments {
   int64_t k, present;
-  double *mean;  /* (k) of z, then share */
+  double *mean;  /* (k) of x, then share */
   double *share; /* (present) f */
-  double *zz;    /* (k, k) covariance of z */
-  int32_t *code; /* (present) categories that occur */
-  double *zs;    /* (present, k) covariance of z and the indicator */
+  double *zz;    /* (k, k) covariance of x */
+  int32_t *code; /* (present) columns that occur */
+  double *zs;    /* (present, k) covariance of x and the indicator */
+  int64_t n_pairs;
+  int32_t *left, *right; /* (n_pairs) columns of different factors that occur together: places
+                            among the present */
+  double *joint;         /* (n_pairs) J */
 } moments;
+
+static int64_t levels_of(const av_design *design, int64_t f) {
+  return design->first[f + 1] - design->first[f];
+}
+
+/* The J of all pairs of factors. counts: what follows the products in stats; place (columns): that
+ * of a column among the present. */
+static void take_pairs(av_backend *be, const av_fold *fold, const double *counts,
+                       const int32_t *place, moments *u) {
+  const av_design *design = fold->design;
+  const int64_t most =
+      av_fold_stats_size(design, 0, fold->n_onehot) - fold->n_onehot; /* of the pairs alone */
+  u->joint = av_scratch(be, AV_SLOT_PAIRS, 2 * most, sizeof *u->joint);
+  u->left = (int32_t *)(u->joint + most);
+  u->right = u->left + most;
+  for (int64_t f = 0; f < design->n_factors; ++f) {
+    for (int64_t g = f + 1; g < design->n_factors; ++g) {
+      for (int64_t s = design->first[f]; s < design->first[f + 1]; ++s) {
+        for (int64_t t = design->first[g]; t < design->first[g + 1]; ++t, ++counts) {
+          if (*counts > 0.0) {
+            const int64_t at = u->n_pairs++;
+            u->left[at] = place[s];
+            u->right[at] = place[t];
+            u->joint[at] = *counts / (double)fold->n_cells;
+          }
+        }
+      }
+    }
+  }
+}
+
+/* Columns whose cells are all cells once: those of the first factor. */
+static int64_t columns_of_one(const av_design *design, int64_t n_onehot) {
+  return n_onehot > 0 ? levels_of(design, 0) : 1;
+}
 
 static moments moments_of(av_backend *be, const av_fold *fold, const double *stats) {
   const int64_t k = fold->n_in;
-  const int64_t batches = fold->n_onehot > 0 ? fold->n_onehot : 1;
+  const int64_t columns = fold->n_onehot > 0 ? fold->n_onehot : 1;
+  const int64_t once = columns_of_one(fold->design, fold->n_onehot);
   const double *cells = stats;
-  const double *sums = stats + batches;
-  const double *products = sums + batches * k;
+  const double *sums = stats + columns;
+  const double *products = sums + columns * k;
   const double n = (double)fold->n_cells;
-  double *space = av_scratch(be, AV_SLOT_FOLD, k + k * k + batches * (k + 1), sizeof *space);
+  double *space = av_scratch(be, AV_SLOT_FOLD, k + k * k + columns * (k + 1), sizeof *space);
+  int32_t *code = av_scratch(be, AV_SLOT_CODES, 2 * columns, sizeof *code);
+  int32_t *place = code + columns;
   moments u = {.k = k,
                .mean = space,
                .share = space + k,
-               .zz = space + k + batches,
-               .zs = space + k + batches + k * k,
-               .code = av_scratch(be, AV_SLOT_CODES, batches, sizeof *u.code)};
+               .zz = space + k + columns,
+               .zs = space + k + columns + k * k,
+               .code = code};
   memset(u.mean, 0, (size_t)k * sizeof *u.mean);
-  for (int64_t s = 0; s < batches; ++s) {
+  for (int64_t s = 0; s < once; ++s) {
     for (int64_t a = 0; a < k; ++a) {
       u.mean[a] += sums[s * k + a] / n;
     }
@@ -53,16 +97,29 @@ static moments moments_of(av_backend *be, const av_fold *fold, const double *sta
     if (cells[s] > 0.0) {
       const int64_t at = u.present++;
       u.code[at] = (int32_t)s;
+      place[s] = (int32_t)at;
       u.share[at] = cells[s] / n;
       for (int64_t a = 0; a < k; ++a) {
         u.zs[at * k + a] = sums[s * k + a] / n - u.mean[a] * u.share[at];
       }
     }
   }
+  if (fold->n_onehot > 0 && fold->design->n_factors > 1) {
+    take_pairs(be, fold, products + k * k, place, &u);
+  }
   return u;
 }
 
-/* Row d of the compressed u (z first, then the present categories) as a row of w or p. */
+/* cw = C w for BLOCK genes. */
+static void covariance(const av_kernels *kernels, const moments *u, const double *w, double *cw) {
+  kernels->fold_covariance(u->k, u->present, u->zz, u->zs, u->share, w, cw);
+  if (u->n_pairs > 0) {
+    kernels->fold_pairs(u->n_pairs, u->left, u->right, u->joint, w + u->k * BLOCK,
+                        cw + u->k * BLOCK);
+  }
+}
+
+/* Row d of the compressed u (x first, then the present categories) as a row of w or p. */
 static int64_t full_row(const moments *u, int64_t d) {
   return d < u->k ? d : u->k + u->code[d - u->k];
 }
@@ -79,7 +136,8 @@ static void take_block(const moments *u, const float *w, int64_t genes, int64_t 
   }
 }
 
-/* Folds BLOCK genes given their mean and variance. */
+/* Folds BLOCK genes given their variance and their mean without the bias: what is left of the bias
+ * after its own mean is taken off. */
 static void fold_block(const av_fold *fold, int64_t first, const double *mean,
                        const double *variance) {
   const int64_t genes = fold->n_genes;
@@ -104,13 +162,18 @@ static void fold_block(const av_fold *fold, int64_t first, const double *mean,
   }
 }
 
+static double bias_of(const av_fold *fold, int64_t g) {
+  return fold->bias == NULL ? 0.0 : (double)av_const_floats(fold->bias)[g];
+}
+
 static void move_running(const av_fold *fold, int64_t first, const double *mean,
                          const double *variance) {
   float *running = av_floats(fold->running);
   for (int64_t g = first; g < fold->n_genes && g < first + BLOCK; ++g) {
     const double unbiased = av_unbiased(variance[g - first], fold->n_cells);
     float *running_variance = running + fold->n_genes + g;
-    running[g] += (float)(AV_NORM_MOMENTUM * (mean[g - first] - (double)running[g]));
+    const double biased = mean[g - first] + bias_of(fold, g);
+    running[g] += (float)(AV_NORM_MOMENTUM * (biased - (double)running[g]));
     *running_variance += (float)(AV_NORM_MOMENTUM * (unbiased - (double)*running_variance));
   }
 }
@@ -136,7 +199,7 @@ void av_cpu_fold(av_backend *be, const av_fold *fold, const av_sum *stats) {
       const int64_t first = b * BLOCK;
       if (fold->training) {
         take_block(&u, av_const_floats(fold->w), genes, first, w);
-        kernels->fold_covariance(u.k, u.present, u.zz, u.zs, u.share, w, cw);
+        covariance(kernels, &u, w, cw);
         kernels->fold_moments(width, u.mean, w, cw, mean, variance);
         for (int j = 0; j < BLOCK; ++j) {
           variance[j] = variance[j] < 0.0 ? 0.0 : variance[j]; /* rounding */
@@ -145,7 +208,7 @@ void av_cpu_fold(av_backend *be, const av_fold *fold, const av_sum *stats) {
       } else {
         const float *running = av_const_floats(fold->running);
         for (int64_t j = 0; j < BLOCK && first + j < genes; ++j) {
-          mean[j] = (double)running[first + j];
+          mean[j] = (double)running[first + j] - bias_of(fold, first + j);
           variance[j] = (double)running[genes + first + j];
         }
       }
@@ -194,7 +257,7 @@ static void grad_block(const av_kernels *kernels, const moments *u, const av_fol
   const int64_t width = u->k + u->present;
   double along[BLOCK] = {0}; /* w . P */
   take_block(u, av_const_floats(fold->w), genes, first, w);
-  kernels->fold_covariance(u->k, u->present, u->zz, u->zs, u->share, w, cw);
+  covariance(kernels, u, w, cw);
   for (int64_t j = 0; j < BLOCK; ++j) {
     s[j] = j < n ? value_at(arrays->strict, arrays->s, first + j) : 0.0;
   }
@@ -228,7 +291,7 @@ static void grad_block(const av_kernels *kernels, const moments *u, const av_fol
   }
 }
 
-/* back (k + k width) += {A_z s, M_z.} of BLOCK genes; space (k, BLOCK). */
+/* back (k + k width) += {A_x s, M_x.} of BLOCK genes; space (k, BLOCK). */
 static void back_block(const av_kernels *kernels, const moments *u, const av_fold *fold,
                        int64_t first, const double *w, const double *weight, const double *s,
                        double *space, double *back) {
@@ -309,15 +372,15 @@ void av_cpu_fold_grad(av_backend *be, const av_fold *fold, const av_sum *stats, 
   add_back(&u, fold, blocks, partial, av_doubles(back));
 }
 
-/* Magic numbers of z (k), then of its products (k, k); NULL unless order-free. */
+/* Magic numbers of x (k), then of its products (k, k); NULL unless order-free. */
 static const double *strict_magics(av_backend *be, const av_batch *batch, int64_t k,
-                                   const float *z) {
+                                   const float *x) {
   if (!be->strict) {
     return NULL;
   }
   float *top = av_scratch(be, AV_SLOT_TOP, k, sizeof *top);
   double *magic = av_scratch(be, AV_SLOT_MAGIC, k + k * k, sizeof *magic);
-  av_strict_tops(be, batch->n, k, z, k, top);
+  av_strict_tops(be, batch->n, k, x, k, top);
   av_strict_maxima(be, top, k);
   const int bits = av_strict_sum_bits(av_strict_cells(be, batch->n));
   av_strict_magics(k, top, bits, magic);
@@ -334,28 +397,50 @@ static double rounded(double value, double magic) {
   return shifted - magic;
 }
 
-/* Sequential: B (K + K^2 / 2) multiply-adds, 7,000 for 128 cells and 10 dimensions. */
+/* counts (pairs of factors) += 1 where the cell has both columns. */
+static void count_pairs(const av_design *design, const int32_t *column, double *counts) {
+  for (int64_t f = 0; f < design->n_factors; ++f) {
+    const int64_t s = column[f] - design->first[f];
+    for (int64_t g = f + 1; g < design->n_factors; ++g) {
+      const int64_t levels = levels_of(design, g);
+      counts[s * levels + column[g] - design->first[g]] += 1.0;
+      counts += levels_of(design, f) * levels;
+    }
+  }
+}
+
+/* Sequential: B (K F + K^2 / 2) multiply-adds for F factors, 7,000 for 128 cells, 10 dimensions. */
 void av_cpu_fold_sums(av_backend *be, const av_batch *batch, int64_t n_in, int64_t n_onehot,
-                      const av_real *z_, av_sum *stats_) {
-  const float *z = av_const_floats(z_);
-  const int64_t batches = n_onehot > 0 ? n_onehot : 1;
+                      const av_real *x_, av_sum *stats_) {
+  const float *x = av_const_floats(x_);
+  const av_design *design = &batch->dataset->design;
+  const int32_t all = 0;
+  const int64_t factors = n_onehot > 0 ? batch->n_factors : 1;
+  const int64_t columns = n_onehot > 0 ? n_onehot : 1;
   double *cells = av_doubles(stats_);
-  double *sums = cells + batches;
-  double *products = sums + batches * n_in;
-  const double *magic = strict_magics(be, batch, n_in, z);
-  memset(cells, 0, (size_t)(batches * (1 + n_in) + n_in * n_in) * sizeof *cells);
+  double *sums = cells + columns;
+  double *products = sums + columns * n_in;
+  const double *magic = strict_magics(be, batch, n_in, x);
+  memset(cells, 0, (size_t)av_fold_stats_size(design, n_in, n_onehot) * sizeof *cells);
   for (int64_t i = 0; i < batch->n; ++i) {
-    const int64_t s = n_onehot > 0 ? batch->code[i] : 0;
-    const float *row = z + i * n_in;
-    cells[s] += 1.0;
+    const int32_t *column = n_onehot > 0 ? batch->column + i * factors : &all;
+    const float *row = x + i * n_in;
+    for (int64_t f = 0; f < factors; ++f) {
+      cells[column[f]] += 1.0;
+      for (int64_t a = 0; a < n_in; ++a) {
+        const double value = (double)row[a];
+        sums[column[f] * n_in + a] += magic == NULL ? value : rounded(value, magic[a]);
+      }
+    }
     for (int64_t a = 0; a < n_in; ++a) {
-      const double value = (double)row[a];
-      sums[s * n_in + a] += magic == NULL ? value : rounded(value, magic[a]);
       for (int64_t b = 0; b <= a; ++b) {
-        const double product = value * (double)row[b];
+        const double product = (double)row[a] * (double)row[b];
         products[a * n_in + b] +=
             magic == NULL ? product : rounded(product, magic[n_in + a * n_in + b]);
       }
+    }
+    if (n_onehot > 0) {
+      count_pairs(design, column, products + n_in * n_in);
     }
   }
   for (int64_t a = 0; a < n_in; ++a) {
@@ -366,14 +451,15 @@ void av_cpu_fold_sums(av_backend *be, const av_batch *batch, int64_t n_in, int64
 }
 
 void av_cpu_fold_correct(av_backend *be, const av_batch *batch, const av_fold *fold,
-                         const av_sum *stats, const av_sum *back_, const av_real *z_,
-                         av_real *dz_) {
+                         const av_sum *stats, const av_sum *back_, const av_real *x_,
+                         av_real *dx_) {
   const int64_t k = fold->n_in;
   const int64_t full = k + fold->n_onehot;
+  const int64_t factors = fold->n_onehot > 0 ? batch->n_factors : 0;
   const double *back = av_const_doubles(back_);
   const double *m = back + k; /* M (k, full) */
-  const float *z = av_const_floats(z_);
-  float *dz = av_floats(dz_);
+  const float *x = av_const_floats(x_);
+  float *dx = av_floats(dx_);
   const moments u = moments_of(be, fold, av_const_doubles(stats));
   /* constant (k): what every cell is corrected by */
   double *constant = av_scratch(be, AV_SLOT_FOLD2, k, sizeof *constant);
@@ -388,12 +474,12 @@ void av_cpu_fold_correct(av_backend *be, const av_batch *batch, const av_fold *f
     for (int64_t a = 0; a < k; ++a) {
       double correction = constant[a];
       for (int64_t d = 0; d < k; ++d) {
-        correction += m[a * full + d] * (double)z[i * k + d];
+        correction += m[a * full + d] * (double)x[i * k + d];
       }
-      if (fold->n_onehot > 0) {
-        correction += m[a * full + k + batch->code[i]];
+      for (int64_t f = 0; f < factors; ++f) {
+        correction += m[a * full + k + batch->column[i * factors + f]];
       }
-      dz[i * k + a] -= (float)correction;
+      dx[i * k + a] -= (float)correction;
     }
   }
 }

@@ -8,6 +8,7 @@
 #include "backend/draws.h"
 
 #include <math.h>
+#include <omp.h>
 
 /* The standard normals of four latent dimensions of a cell, from k (a multiple of 4) on. */
 static void noise4(const av_latent *latent, int64_t cell, uint32_t index, double out[4]) {
@@ -28,8 +29,25 @@ static double library_noise(const av_latent *latent, int64_t cell) {
   return noise[0];
 }
 
-/* Draw of one cell; returns KL(z). */
-static double draw_z(const av_latent *latent, int64_t cell, const float *head, float *z) {
+/* z (K) = softmax of draw (K), which is lost. */
+static void softmax(int64_t n, double *draw, float *z) {
+  double top = draw[0];
+  for (int64_t k = 1; k < n; ++k) {
+    top = draw[k] > top ? draw[k] : top;
+  }
+  double sum = 0.0;
+  for (int64_t k = 0; k < n; ++k) {
+    draw[k] = exp(draw[k] - top);
+    sum += draw[k];
+  }
+  for (int64_t k = 0; k < n; ++k) {
+    z[k] = (float)(draw[k] / sum);
+  }
+}
+
+/* Draw of one cell; returns KL(z). draw (K) is working space. */
+static double draw_z(const av_latent *latent, int64_t cell, const float *head, double *draw,
+                     float *z) {
   const int64_t n_latent = latent->n_latent;
   double noise[AV_NORMALS_PER_CALL];
   double kl = 0.0;
@@ -39,8 +57,12 @@ static double draw_z(const av_latent *latent, int64_t cell, const float *head, f
     }
     const double mean = (double)head[k];
     const double variance = exp((double)head[n_latent + k]) + AV_VARIANCE_FLOOR;
-    z[k] = (float)(mean + sqrt(variance) * noise[k % AV_NORMALS_PER_CALL]);
+    draw[k] = mean + sqrt(variance) * noise[k % AV_NORMALS_PER_CALL];
+    z[k] = (float)draw[k];
     kl += 0.5 * (variance + mean * mean - 1.0 - log(variance));
+  }
+  if (latent->simplex) {
+    softmax(n_latent, draw, z);
   }
   return kl;
 }
@@ -64,16 +86,23 @@ void av_cpu_latent_draw(av_backend *be, const av_batch *batch, const av_latent *
   const double *prior = av_const_doubles(prior_);
   float *z = av_floats(z_);
   float *l = av_floats(l_);
+  const int64_t continuous = latent->stride - n_latent;
   double *kl = av_scratch(be, AV_SLOT_LOSS, 2 * batch->n, sizeof *kl);
+  double *draws = av_scratch(be, AV_SLOT_ROWS, be->threads * n_latent, sizeof *draws);
 #pragma omp parallel for schedule(static) num_threads(be->threads)
   for (int64_t i = 0; i < batch->n; ++i) {
     const int64_t cell = batch->cell[i];
-    kl[2 * i] = draw_z(latent, cell, z_head + i * 2 * n_latent, z + i * n_latent);
+    float *row = z + i * latent->stride;
+    kl[2 * i] = draw_z(latent, cell, z_head + i * 2 * n_latent,
+                       draws + omp_get_thread_num() * n_latent, row);
+    for (int64_t c = 0; c < continuous; ++c) {
+      row[n_latent + c] = batch->continuous[i * continuous + c];
+    }
     kl[2 * i + 1] = 0.0;
     if (latent->latent_library) {
       kl[2 * i + 1] = draw_l(latent, cell, l_head + 2 * i, prior + 2 * batch->code[i], l + i);
     } else {
-      l[i] = (float)batch->log_library[i];
+      l[i] = (float)batch->log_size[i];
     }
   }
   double *losses = av_doubles(losses_);
@@ -83,15 +112,25 @@ void av_cpu_latent_draw(av_backend *be, const av_batch *batch, const av_latent *
   }
 }
 
-static void grad_z(const av_latent *latent, int64_t cell, const float *head, const float *dz,
-                   float *dhead) {
+/* dz through the softmax whose result is z (K): component k is z_k (dz_k - across). */
+static double simplex_across(int64_t n, const float *z, const float *dz) {
+  double across = 0.0;
+  for (int64_t k = 0; k < n; ++k) {
+    across += (double)z[k] * (double)dz[k];
+  }
+  return across;
+}
+
+static void grad_z(const av_latent *latent, int64_t cell, const float *head, const float *z,
+                   const float *dz, float *dhead) {
   const int64_t n_latent = latent->n_latent;
+  const double across = latent->simplex ? simplex_across(n_latent, z, dz) : 0.0;
   double noise[AV_NORMALS_PER_CALL];
   for (int64_t k = 0; k < n_latent; ++k) {
     if (k % AV_NORMALS_PER_CALL == 0) {
       noise4(latent, cell, (uint32_t)(k / AV_NORMALS_PER_CALL), noise);
     }
-    const double d = (double)dz[k];
+    const double d = latent->simplex ? (double)z[k] * ((double)dz[k] - across) : (double)dz[k];
     const double spread = exp((double)head[n_latent + k]);
     const double variance = spread + AV_VARIANCE_FLOOR;
     const double dvariance = d * noise[k % AV_NORMALS_PER_CALL] / (2.0 * sqrt(variance)) +
@@ -114,12 +153,13 @@ static void grad_l(const av_latent *latent, int64_t cell, const float *head, con
 
 void av_cpu_latent_grad(av_backend *be, const av_batch *batch, const av_latent *latent,
                         const av_real *z_head_, const av_real *l_head_, const av_sum *prior_,
-                        const av_real *dz_, const av_real *dl_, av_real *dz_head_,
-                        av_real *dl_head_) {
+                        const av_real *z_, const av_real *dz_, const av_real *dl_,
+                        av_real *dz_head_, av_real *dl_head_) {
   const int64_t n_latent = latent->n_latent;
   const float *z_head = av_const_floats(z_head_);
   const float *l_head = av_const_floats(l_head_);
   const double *prior = av_const_doubles(prior_);
+  const float *z = av_const_floats(z_);
   const float *dz = av_const_floats(dz_);
   const float *dl = av_const_floats(dl_);
   float *dz_head = av_floats(dz_head_);
@@ -127,7 +167,8 @@ void av_cpu_latent_grad(av_backend *be, const av_batch *batch, const av_latent *
 #pragma omp parallel for schedule(static) num_threads(be->threads)
   for (int64_t i = 0; i < batch->n; ++i) {
     const int64_t cell = batch->cell[i];
-    grad_z(latent, cell, z_head + i * 2 * n_latent, dz + i * n_latent, dz_head + i * 2 * n_latent);
+    grad_z(latent, cell, z_head + i * 2 * n_latent, z + i * latent->stride, dz + i * latent->stride,
+           dz_head + i * 2 * n_latent);
     if (latent->latent_library) {
       grad_l(latent, cell, l_head + 2 * i, prior + 2 * batch->code[i], dl[i], dl_head + 2 * i);
     }

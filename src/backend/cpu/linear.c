@@ -17,10 +17,10 @@ typedef struct dense_layer {
   const float *dy;
   float *dx;
   int64_t dx_stride;
-  const int32_t *code;
+  av_places columns;
 } dense_layer;
 
-/* out (n) = bias + the one-hot row. */
+/* out (n) = bias + the one-hot rows. */
 static void start_row(const av_kernels *kernels, const dense_layer *layer, int64_t i, float *out) {
   if (layer->bias == NULL) {
     memset(out, 0, (size_t)layer->n * sizeof *out);
@@ -28,7 +28,8 @@ static void start_row(const av_kernels *kernels, const dense_layer *layer, int64
     memcpy(out, layer->bias, (size_t)layer->n * sizeof *out);
   }
   if (layer->n_onehot > 0) {
-    kernels->add_row(layer->n, layer->w + (layer->m + layer->code[i]) * layer->n, out);
+    av_add_places(kernels, &layer->columns, i, layer->n, layer->w + layer->m * layer->n, layer->n,
+                  out);
   }
 }
 
@@ -84,7 +85,7 @@ void av_cpu_linear(av_backend *be, const av_batch *batch, int64_t m, int64_t n_o
                              .x_stride = x_stride,
                              .w = av_const_floats(w),
                              .bias = av_const_floats(bias),
-                             .code = batch->code};
+                             .columns = av_columns_from(batch, 0)};
   if (batch->n == 0) {
     return;
   }
@@ -154,8 +155,8 @@ static void weight_grad(av_backend *be, const dense_layer *layer, float *dw, flo
     av_slice(layer->n, 16, part, be->threads, &begin, &end);
     const int64_t width = end - begin;
     for (int64_t i = 0; i < layer->rows && layer->n_onehot > 0; ++i) {
-      kernels->add_row(width, layer->dy + i * layer->n + begin,
-                       dw + (layer->m + layer->code[i]) * layer->n + begin);
+      av_add_to_places(kernels, &layer->columns, i, width, layer->dy + i * layer->n + begin,
+                       dw + layer->m * layer->n + begin, layer->n);
     }
     if (dbias != NULL && width > 0) {
       kernels->sum_rows(layer->rows, layer->dy + begin, layer->n, width, dbias + begin);
@@ -178,7 +179,8 @@ static void weight_grad_strict(av_backend *be, const dense_layer *layer, double 
   av_strict_outer(be, layer->rows, m, n, layer->x, layer->x_stride, layer->dy, n, magic, magic + m,
                   dw);
   if (layer->n_onehot > 0) {
-    av_strict_add_columns(be, layer->rows, n, layer->dy, n, magic + m + n, layer->code, dw + m * n);
+    av_strict_add_columns(be, layer->rows, n, layer->dy, n, magic + m + n, &layer->columns,
+                          dw + m * n);
   }
   if (dbias != NULL) {
     av_strict_add_columns(be, layer->rows, n, layer->dy, n, magic + m + n, NULL, dbias);
@@ -199,7 +201,7 @@ void av_cpu_linear_grad(av_backend *be, const av_batch *batch, int64_t m, int64_
                              .dy = av_const_floats(dy),
                              .dx = av_floats(dx),
                              .dx_stride = dx_stride,
-                             .code = batch->code};
+                             .columns = av_columns_from(batch, 0)};
   if (be->strict) {
     weight_grad_strict(be, &layer, av_doubles(dw), av_doubles(dbias));
   } else {

@@ -1,6 +1,6 @@
-/* BatchNorm over the global minibatch, ReLU and dropout: rows are shared out over threads, sums
- * over cells run down slices of columns in double, so that they do not depend on the number of
- * threads. */
+/* BatchNorm over the global minibatch, LayerNorm, ReLU and dropout: rows are shared out over
+ * threads, sums over cells run down slices of columns in double, so that they do not depend on the
+ * number of threads. */
 #include "backend/norm.h"
 
 #include "backend/cpu/state.h"
@@ -8,6 +8,7 @@
 #include "backend/draws.h"
 
 #include <math.h>
+#include <omp.h>
 #include <string.h>
 
 void av_cpu_moments(av_backend *be, const av_batch *batch, int64_t n, const av_real *x_,
@@ -82,34 +83,90 @@ static void move_running(const av_norm *norm, const double *moments, float *runn
 
 static bool drops(const av_norm *norm) { return norm->training && norm->dropout > 0.0; }
 
+static av_dropout_plan dropout_plan(const av_norm *norm) {
+  return (av_dropout_plan){.drops = drops(norm),
+                           .threshold = av_dropout_threshold(norm->dropout),
+                           .scale = (float)av_dropout_scale(norm->dropout),
+                           .seed = norm->draw.seed,
+                           .epoch = norm->draw.epoch,
+                           .layer = norm->layer};
+}
+
+/* v (n) of a cell: what LayerNorm, ReLU and dropout work on. columns: NULL without BatchNorm. */
+static void value_row(const av_kernels *kernels, const av_norm *norm,
+                      const av_norm_columns *columns, const float *x, float *v) {
+  const av_dropout_plan none = {.drops = false};
+  if (norm->batch_norm) {
+    kernels->norm_row(norm->n, columns, false, &none, 0, x, v);
+  } else {
+    memcpy(v, x, (size_t)norm->n * sizeof *v);
+  }
+}
+
 void av_cpu_norm_act(av_backend *be, const av_batch *batch, const av_norm *norm, const av_real *x_,
                      const av_sum *moments, const av_real *gamma, const av_real *beta,
                      av_real *running, av_real *y_) {
   const av_kernels *kernels = av_kernels_of(be);
+  const int64_t width = norm->layer_norm ? norm->n / norm->blocks : norm->n;
   const float *x = av_const_floats(x_);
   float *y = av_floats(y_);
-  const av_norm_columns columns =
-      prepare(be, norm, av_const_doubles(moments), av_const_floats(running), av_const_floats(gamma),
-              av_const_floats(beta));
-  if (norm->training) {
+  av_norm_columns columns = {0};
+  if (norm->batch_norm) {
+    columns = prepare(be, norm, av_const_doubles(moments), av_const_floats(running),
+                      av_const_floats(gamma), av_const_floats(beta));
+  }
+  if (norm->batch_norm && norm->training) {
     move_running(norm, av_const_doubles(moments), av_floats(running));
   }
-  const av_dropout_plan dropout = {.drops = drops(norm),
-                                   .threshold = av_dropout_threshold(norm->dropout),
-                                   .scale = (float)av_dropout_scale(norm->dropout),
-                                   .seed = norm->draw.seed,
-                                   .epoch = norm->draw.epoch,
-                                   .layer = norm->layer};
+  const av_dropout_plan dropout = dropout_plan(norm);
 #pragma omp parallel for schedule(static) num_threads(be->threads)
   for (int64_t i = 0; i < batch->n; ++i) {
-    kernels->norm_row(norm->n, &columns, norm->relu, &dropout, batch->cell[i], x + i * norm->n,
-                      y + i * norm->n);
+    const float *from = x + i * norm->n;
+    float *to = y + i * norm->n;
+    if (norm->batch_norm && !norm->layer_norm) {
+      kernels->norm_row(norm->n, &columns, norm->relu, &dropout, batch->cell[i], from, to);
+      continue;
+    }
+    value_row(kernels, norm, &columns, from, to);
+    for (int64_t b = 0; norm->layer_norm && b < norm->blocks; ++b) {
+      kernels->layer_norm_row(width, to + b * width);
+    }
+    kernels->act_row(norm->n, norm->relu, &dropout, batch->cell[i], to, to);
   }
 }
 
 /* Factor of dy: that of kept units. */
 static float kept_scale(const av_norm *norm) {
   return drops(norm) ? (float)av_dropout_scale(norm->dropout) : 1.0f;
+}
+
+void av_cpu_layer_norm_grad(av_backend *be, const av_batch *batch, const av_norm *norm,
+                            const av_real *x_, const av_sum *moments, const av_real *gamma,
+                            const av_real *beta, const av_real *y_, av_real *d_) {
+  const av_kernels *kernels = av_kernels_of(be);
+  const int64_t n = norm->n;
+  const int64_t width = n / norm->blocks;
+  const float *x = av_const_floats(x_);
+  const float *y = av_const_floats(y_);
+  float *d = av_floats(d_);
+  av_norm_columns columns = {0};
+  if (norm->batch_norm) {
+    columns = prepare(be, norm, av_const_doubles(moments), NULL, av_const_floats(gamma),
+                      av_const_floats(beta));
+  }
+  const float scale = kept_scale(norm);
+  float *rows = av_scratch(be, AV_SLOT_ROWS, be->threads * n, sizeof *rows);
+#pragma omp parallel for schedule(static) num_threads(be->threads)
+  for (int64_t i = 0; i < batch->n; ++i) {
+    float *xhat = rows + omp_get_thread_num() * n;
+    float *row = d + i * n;
+    value_row(kernels, norm, &columns, x + i * n, xhat);
+    kernels->act_grad_row(n, norm->relu, scale, y + i * n, row, row);
+    for (int64_t b = 0; b < norm->blocks; ++b) {
+      const float inv_sigma = kernels->layer_norm_row(width, xhat + b * width);
+      kernels->layer_norm_grad_row(width, inv_sigma, xhat + b * width, row + b * width);
+    }
+  }
 }
 
 /* Order-free sums: the terms of all cells as rows (d, then d xhat), their largest, their rounded
@@ -194,13 +251,20 @@ void av_cpu_norm_act_grad(av_backend *be, const av_batch *batch, const av_norm *
   const float *dy = av_const_floats(dy_);
   const double *back = av_const_doubles(back_);
   float *dx = av_floats(dx_);
+  const float scale = kept_scale(norm);
+  if (!norm->batch_norm) {
+#pragma omp parallel for schedule(static) num_threads(be->threads)
+    for (int64_t i = 0; i < batch->n; ++i) {
+      kernels->act_grad_row(n, norm->relu, scale, y + i * n, dy + i * n, dx + i * n);
+    }
+    return;
+  }
   const av_norm_columns columns =
       prepare(be, norm, av_const_doubles(moments), NULL, av_const_floats(gamma), NULL);
   float *c = av_scratch(be, AV_SLOT_ROWS, 2 * n, sizeof *c);
   for (int64_t j = 0; j < 2 * n; ++j) {
     c[j] = (float)(back[j] / (double)norm->n_cells);
   }
-  const float scale = kept_scale(norm);
 #pragma omp parallel for schedule(static) num_threads(be->threads)
   for (int64_t i = 0; i < batch->n; ++i) {
     const int64_t at = i * n;

@@ -17,8 +17,18 @@ static int column_parts(int threads, int64_t n) {
   return parts;
 }
 
-void av_cpu_sparse_linear(av_backend *be, const av_batch *batch, bool log1p, int64_t n,
-                          const av_real *w_, const av_real *bias_, av_real *y_) {
+/* out (n) += the cell's covariates times their columns of w (C + O, .; row stride). */
+static void add_covariates(const av_kernels *kernels, const av_batch *batch, int64_t i,
+                           const float *w, int64_t stride, int64_t n, float *out) {
+  const int64_t continuous = batch->n_continuous;
+  const av_places columns = av_columns_from(batch, 0);
+  kernels->weighted_rows(continuous, batch->counting, batch->continuous + i * continuous, w, stride,
+                         n, out);
+  av_add_places(kernels, &columns, i, n, w + continuous * stride, stride, out);
+}
+
+void av_cpu_sparse_linear(av_backend *be, const av_batch *batch, bool log1p, bool covariates,
+                          int64_t n, const av_real *w_, const av_real *bias_, av_real *y_) {
   const av_kernels *kernels = av_kernels_of(be);
   const float *w = av_const_floats(w_);
   const float *bias = av_const_floats(bias_);
@@ -40,6 +50,10 @@ void av_cpu_sparse_linear(av_backend *be, const av_batch *batch, bool log1p, int
       memcpy(out, bias + begin, (size_t)(end - begin) * sizeof *out);
       kernels->weighted_rows(batch->row_start[i + 1] - first, batch->gene + first, value + first,
                              w + begin, n, end - begin, out);
+      if (covariates) {
+        add_covariates(kernels, batch, i, w + batch->dataset->n_genes * n + begin, n, end - begin,
+                       out);
+      }
     }
   }
 }
@@ -67,50 +81,83 @@ static void gene_slice(const av_gene_lists *lists, int64_t genes, int part, int 
   *end = part + 1 == parts ? genes : gene_from(lists, genes, entries * (part + 1) / parts);
 }
 
-static void bias_grad(av_backend *be, int64_t rows, int64_t n, const float *dy, float *dbias) {
+/* Column sums of dy, and the covariates' rows of dw: covariate_dw (C + O, n), or NULL. */
+static void bias_grad(av_backend *be, const av_batch *batch, int64_t n, const float *dy,
+                      float *dbias, float *covariate_dw) {
   const av_kernels *kernels = av_kernels_of(be);
+  const int64_t continuous = batch->n_continuous;
+  const av_places columns = av_columns_from(batch, 0);
 #pragma omp parallel for schedule(static) num_threads(be->threads)
   for (int part = 0; part < be->threads; ++part) {
     int64_t begin = 0;
     int64_t end = 0;
     av_slice(n, 16, part, be->threads, &begin, &end);
     if (begin < end) {
-      kernels->sum_rows(rows, dy + begin, n, end - begin, dbias + begin);
+      kernels->sum_rows(batch->n, dy + begin, n, end - begin, dbias + begin);
+    }
+    if (begin < end && covariate_dw != NULL) {
+      kernels->outer_add(batch->n, continuous, batch->continuous, continuous, dy + begin, n,
+                         end - begin, covariate_dw + begin, n);
+      for (int64_t i = 0; i < batch->n; ++i) {
+        av_add_to_places(kernels, &columns, i, end - begin, dy + i * n + begin,
+                         covariate_dw + continuous * n + begin, n);
+      }
     }
   }
 }
 
-/* Magic numbers of the weight gradient's columns (n), then of the bias gradient's (n). */
+/* Magic numbers, in this order: of the counts' products (n), of sums of dy (n), and for exact
+ * products with the continuous covariates of dy (n) and of those (C). */
 static const double *strict_magics(av_backend *be, const av_batch *batch, const float *value,
                                    int64_t n, const float *dy) {
-  float *top = av_scratch(be, AV_SLOT_TOP, n + 1, sizeof *top);
-  double *magic = av_scratch(be, AV_SLOT_MAGIC, 2 * n, sizeof *magic);
+  const int64_t continuous = batch->n_continuous;
+  float *top = av_scratch(be, AV_SLOT_TOP, n + 1 + continuous, sizeof *top);
+  double *magic = av_scratch(be, AV_SLOT_MAGIC, 3 * n + continuous, sizeof *magic);
   av_strict_tops(be, batch->n, n, dy, n, top);
+  av_strict_tops(be, batch->n, continuous, batch->continuous, continuous, top + n + 1);
   float largest = 0.0f;
   for (int64_t e = 0; e < batch->row_start[batch->n]; ++e) {
     largest = value[e] > largest ? value[e] : largest;
   }
   top[n] = largest;
-  av_strict_maxima(be, top, n + 1);
-  const int bits = av_strict_sum_bits(av_strict_cells(be, batch->n));
+  av_strict_maxima(be, top, n + 1 + continuous);
+  const int64_t cells = av_strict_cells(be, batch->n);
+  const int bits = av_strict_sum_bits(cells);
   for (int64_t j = 0; j < n; ++j) {
     magic[j] = av_strict_magic((double)top[j] * (double)top[n], bits);
-    magic[n + j] = av_strict_magic((double)top[j], bits);
   }
+  av_strict_magics(n, top, bits, magic + n);
+  av_strict_magics(n, top, av_strict_product_bits(cells), magic + 2 * n);
+  av_strict_magics(continuous, top + n + 1, av_strict_product_bits(cells), magic + 3 * n);
   return magic;
 }
 
-void av_cpu_sparse_linear_grad(av_backend *be, const av_batch *batch, bool log1p, int64_t n,
-                               const av_real *dy_, av_grad *dw, av_grad *dbias) {
+/* The same as bias_grad in order-free mode. */
+static void bias_grad_strict(av_backend *be, const av_batch *batch, int64_t n, const float *dy,
+                             const double *magic, double *dbias, double *covariate_dw) {
+  const int64_t continuous = batch->n_continuous;
+  const av_places columns = av_columns_from(batch, 0);
+  av_strict_add_columns(be, batch->n, n, dy, n, magic + n, NULL, dbias);
+  if (covariate_dw != NULL) {
+    av_strict_outer(be, batch->n, continuous, n, batch->continuous, continuous, dy, n,
+                    magic + 3 * n, magic + 2 * n, covariate_dw);
+    av_strict_add_columns(be, batch->n, n, dy, n, magic + n, &columns,
+                          covariate_dw + continuous * n);
+  }
+}
+
+void av_cpu_sparse_linear_grad(av_backend *be, const av_batch *batch, bool log1p, bool covariates,
+                               int64_t n, const av_real *dy_, av_grad *dw, av_grad *dbias) {
   const av_kernels *kernels = av_kernels_of(be);
   const float *dy = av_const_floats(dy_);
   const int64_t genes = batch->dataset->n_genes;
+  void *covariate_dw = covariates ? av_backend_at(be, AV_GRAD, dw, genes * n) : NULL;
   const double *magic = NULL;
   if (be->strict) {
     magic = strict_magics(be, batch, log1p ? batch->log1p : batch->value, n, dy);
-    av_strict_add_columns(be, batch->n, n, dy, n, magic + n, NULL, av_doubles(dbias));
+    bias_grad_strict(be, batch, n, dy, magic, av_doubles(dbias), covariate_dw);
   } else {
-    bias_grad(be, batch->n, n, dy, av_floats(dbias));
+    bias_grad(be, batch, n, dy, av_floats(dbias), covariate_dw);
   }
   const av_gene_lists *lists = av_batch_lists(be, batch, log1p);
 #pragma omp parallel for schedule(static) num_threads(be->threads)

@@ -23,14 +23,16 @@ typedef enum av_slot {
   AV_SLOT_ROWS,    /* rows of terms */
   AV_SLOT_PACKED,  /* weights in panels */
   AV_SLOT_PACKED2,
+  AV_SLOT_PACKED3,
   AV_SLOT_TILE,    /* each thread's tiles */
   AV_SLOT_DECODE,  /* logits, then their gradients */
-  AV_SLOT_DECODE2, /* the same of the zero-inflation head */
-  AV_SLOT_DECODE3, /* dispersion gradients */
+  AV_SLOT_DECODE2, /* the same of the second head */
+  AV_SLOT_DECODE3, /* the same of the third, or dispersion gradients */
   AV_SLOT_THETA,
   AV_SLOT_CODES,
   AV_SLOT_FOLD,
   AV_SLOT_FOLD2,
+  AV_SLOT_PAIRS,
   AV_SLOT_GRADS,
   AV_SLOTS
 } av_slot;
@@ -72,17 +74,22 @@ typedef struct av_gene_lists {
 struct av_batch {
   const av_dataset *dataset;
   int64_t max_rows;
-  int64_t n;           /* B */
-  int64_t *row_start;  /* (n + 1) */
-  int32_t *gene;       /* (row_start[n]) */
-  float *value;        /* counts */
-  float *log1p;        /* log1p of counts */
-  int64_t *cell;       /* (n) global number */
-  int32_t *code;       /* (n) batch */
-  double *log_library; /* (n) log of the observed library */
-  double *constant;    /* (n) sum of lgamma(x + 1) */
-  double *total;       /* (n) sum of counts */
-  float *largest;      /* (n) largest count */
+  int64_t n;                       /* B */
+  int64_t *row_start;              /* (n + 1) */
+  int32_t *gene;                   /* (row_start[n]) */
+  float *value;                    /* counts */
+  float *log1p;                    /* log1p of counts */
+  int64_t *cell;                   /* (n) global number */
+  int32_t *code;                   /* (n) batch */
+  int32_t *label;                  /* (n) label; NULL without labels */
+  int64_t n_factors, n_continuous; /* C; of dataset->design */
+  int32_t *column;                 /* (n, n_factors) the cell's ones in the one-hot block */
+  float *continuous;               /* (n, C) */
+  int32_t *counting;               /* (C) 0, 1, 2, ... */
+  double *log_size;                /* (n) log of the observed library or size factor */
+  double *constant;                /* (n) sum of lgamma(x + 1) */
+  double *total;                   /* (n) sum of counts */
+  float *largest;                  /* (n) largest count */
   av_gene_lists *lists;
 };
 
@@ -91,6 +98,33 @@ static inline av_cell_counts av_counts_of(const av_batch *batch, int64_t i) {
   return (av_cell_counts){.n = batch->row_start[i + 1] - first,
                           .gene = batch->gene + first,
                           .value = batch->value + first};
+}
+
+/* The rows of a table that each cell belongs to: row[i * n] to row[i * n + n - 1]. */
+typedef struct av_places {
+  const int32_t *row;
+  int64_t n;
+} av_places;
+
+/* The batch's one-hot columns, from cell `first` on. */
+static inline av_places av_columns_from(const av_batch *batch, int64_t first) {
+  return (av_places){.row = batch->column + first * batch->n_factors, .n = batch->n_factors};
+}
+
+/* y (n) += the rows of table (., n; row stride) that cell i belongs to. */
+static inline void av_add_places(const av_kernels *kernels, const av_places *places, int64_t i,
+                                 int64_t n, const float *table, int64_t stride, float *y) {
+  for (int64_t f = 0; f < places->n; ++f) {
+    kernels->add_row(n, table + places->row[i * places->n + f] * stride, y);
+  }
+}
+
+/* The rows of table (., n; row stride) that cell i belongs to += x (n). */
+static inline void av_add_to_places(const av_kernels *kernels, const av_places *places, int64_t i,
+                                    int64_t n, const float *x, float *table, int64_t stride) {
+  for (int64_t f = 0; f < places->n; ++f) {
+    kernels->add_row(n, x, table + places->row[i * places->n + f] * stride);
+  }
 }
 
 /* Part `part` of `parts` of n items, cut at multiples of `grain`. */
@@ -119,10 +153,10 @@ av_status av_cpu_batch_create(av_backend *be, av_data *data, int64_t max_rows, a
 void av_cpu_batch_free(av_backend *be, av_batch *batch);
 void av_cpu_batch_select(av_backend *be, av_batch *batch, int64_t n, const int64_t *rows);
 
-void av_cpu_sparse_linear(av_backend *be, const av_batch *batch, bool log1p, int64_t n,
-                          const av_real *w, const av_real *bias, av_real *y);
-void av_cpu_sparse_linear_grad(av_backend *be, const av_batch *batch, bool log1p, int64_t n,
-                               const av_real *dy, av_grad *dw, av_grad *dbias);
+void av_cpu_sparse_linear(av_backend *be, const av_batch *batch, bool log1p, bool covariates,
+                          int64_t n, const av_real *w, const av_real *bias, av_real *y);
+void av_cpu_sparse_linear_grad(av_backend *be, const av_batch *batch, bool log1p, bool covariates,
+                               int64_t n, const av_real *dy, av_grad *dw, av_grad *dbias);
 void av_cpu_linear(av_backend *be, const av_batch *batch, int64_t m, int64_t n_onehot, int64_t n,
                    const av_real *x, int64_t x_stride, const av_real *w, const av_real *bias,
                    av_real *y);
@@ -135,6 +169,9 @@ void av_cpu_moments(av_backend *be, const av_batch *batch, int64_t n, const av_r
 void av_cpu_norm_act(av_backend *be, const av_batch *batch, const av_norm *norm, const av_real *x,
                      const av_sum *moments, const av_real *gamma, const av_real *beta,
                      av_real *running, av_real *y);
+void av_cpu_layer_norm_grad(av_backend *be, const av_batch *batch, const av_norm *norm,
+                            const av_real *x, const av_sum *moments, const av_real *gamma,
+                            const av_real *beta, const av_real *y, av_real *d);
 void av_cpu_norm_act_sums(av_backend *be, const av_batch *batch, const av_norm *norm,
                           const av_real *x, const av_sum *moments, const av_real *gamma,
                           const av_real *y, const av_real *dy, av_sum *back, av_grad *dgamma,
@@ -147,14 +184,15 @@ void av_cpu_latent_draw(av_backend *be, const av_batch *batch, const av_latent *
                         av_real *z, av_real *l, av_sum *losses);
 void av_cpu_latent_grad(av_backend *be, const av_batch *batch, const av_latent *latent,
                         const av_real *z_head, const av_real *l_head, const av_sum *prior,
-                        const av_real *dz, const av_real *dl, av_real *dz_head, av_real *dl_head);
+                        const av_real *z, const av_real *dz, const av_real *dl, av_real *dz_head,
+                        av_real *dl_head);
 void av_cpu_fold_sums(av_backend *be, const av_batch *batch, int64_t n_in, int64_t n_onehot,
-                      const av_real *z, av_sum *stats);
+                      const av_real *x, av_sum *stats);
 void av_cpu_fold(av_backend *be, const av_fold *fold, const av_sum *stats);
 void av_cpu_fold_grad(av_backend *be, const av_fold *fold, const av_sum *stats, const av_grad *p,
                       const av_grad *s, av_grad *dw, av_grad *dgamma, av_grad *dbeta, av_sum *back);
 void av_cpu_fold_correct(av_backend *be, const av_batch *batch, const av_fold *fold,
-                         const av_sum *stats, const av_sum *back, const av_real *z, av_real *dz);
+                         const av_sum *stats, const av_sum *back, const av_real *x, av_real *dx);
 void av_cpu_decode_nll(av_backend *be, const av_batch *batch, const av_decode *decode,
                        const av_real *x, const av_real *l, av_sum *losses, av_real *dx,
                        av_real *dl);

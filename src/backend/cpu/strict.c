@@ -70,7 +70,9 @@ void av_strict_tops(av_backend *be, int64_t rows, int64_t n, const float *x, int
 }
 
 void av_strict_add_columns(av_backend *be, int64_t rows, int64_t n, const float *d, int64_t stride,
-                           const double *magic, const int32_t *codes, double *sums) {
+                           const double *magic, const av_places *places, double *sums) {
+  const int32_t first_row = 0;
+  const int64_t n_places = places == NULL ? 1 : places->n;
   const av_kernels *kernels = av_kernels_of(be);
 #pragma omp parallel for schedule(static) num_threads(be->threads)
   for (int part = 0; part < be->threads; ++part) {
@@ -78,8 +80,11 @@ void av_strict_add_columns(av_backend *be, int64_t rows, int64_t n, const float 
     int64_t end = 0;
     av_slice(n, 16, part, be->threads, &begin, &end);
     for (int64_t i = 0; i < rows && begin < end; ++i) {
-      double *to = sums + (codes == NULL ? 0 : codes[i] * n) + begin;
-      kernels->add_row_exact(end - begin, d + i * stride + begin, magic + begin, to);
+      const int32_t *row = places == NULL ? &first_row : places->row + i * places->n;
+      for (int64_t f = 0; f < n_places; ++f) {
+        kernels->add_row_exact(end - begin, d + i * stride + begin, magic + begin,
+                               sums + row[f] * n + begin);
+      }
     }
   }
 }

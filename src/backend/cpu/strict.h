@@ -47,10 +47,10 @@ static inline double av_strict_loss(double loss) {
 void av_strict_tops(av_backend *be, int64_t rows, int64_t n, const float *x, int64_t stride,
                     float *top);
 
-/* sums (n) += column sums of rounded d (rows, n; row stride). With `codes`, row i is added to
- * sums[codes[i] * n ...] instead. All threads. */
+/* sums (n) += column sums of rounded d (rows, n; row stride). With `places`, row i is added to the
+ * rows of sums (., n) that it belongs to instead. All threads. */
 void av_strict_add_columns(av_backend *be, int64_t rows, int64_t n, const float *d, int64_t stride,
-                           const double *magic, const int32_t *codes, double *sums);
+                           const double *magic, const av_places *places, double *sums);
 
 /* dw (m, n) += x^T d, of operands rounded with x_magic (m) and d_magic (n). All threads. */
 void av_strict_outer(av_backend *be, int64_t rows, int64_t m, int64_t n, const float *x,

@@ -1,7 +1,6 @@
-/* Decoder and likelihood, cell by cell: logits, softmax, negative log-likelihood and gradients. */
+/* Decoder and likelihood, cell by cell: logits, rho, negative log-likelihood and gradients. */
 #include "backend/latent.h"
 #include "backend/reference/state.h"
-#include "base/memory.h"
 #include "config/config.h"
 #include "math/likelihood.h"
 
@@ -11,21 +10,22 @@
 
 /* One cell's arrays over genes. */
 typedef struct cell_arrays {
-  double *counts, *logits, *dropout, *rho, *dlogits, *ddropout; /* (G) each, one block */
+  double *counts, *rho, *log_rho;     /* (G) each, all one block */
+  double *logits, *dropout, *px_r;    /* of the three heads */
+  double *dlogits, *ddropout, *dpx_r; /* gradients on them */
 } cell_arrays;
 
 static cell_arrays arrays_create(const av_backend *be, int64_t genes) {
-  double *block = av_calloc((size_t)(6 * genes), sizeof *block);
-  if (block == NULL) {
-    av_comm_abort(be->comm,
-                  av_fail(AV_NOMEM, "out of memory (decoder of %lld genes)", (long long)genes));
-  }
+  double *block = scratch(be, 9 * genes, "decoder, one cell");
   return (cell_arrays){.counts = block,
-                       .logits = block + genes,
-                       .dropout = block + 2 * genes,
-                       .rho = block + 3 * genes,
-                       .dlogits = block + 4 * genes,
-                       .ddropout = block + 5 * genes};
+                       .rho = block + genes,
+                       .log_rho = block + 2 * genes,
+                       .logits = block + 3 * genes,
+                       .dropout = block + 4 * genes,
+                       .px_r = block + 5 * genes,
+                       .dlogits = block + 6 * genes,
+                       .ddropout = block + 7 * genes,
+                       .dpx_r = block + 8 * genes};
 }
 
 /* logits (G) = [x_i, one-hot] w + c. */
@@ -35,12 +35,12 @@ static void apply_head(const av_batch *batch, const av_decode *decode, const av_
   const double *w = const_doubles(head->w);
   const double *c = const_doubles(head->c);
   for (int64_t g = 0; g < genes; ++g) {
-    logits[g] = c[g];
+    logits[g] = c == NULL ? 0.0 : c[g];
     for (int64_t k = 0; k < decode->n_in; ++k) {
       logits[g] += x[i * decode->n_in + k] * w[k * genes + g];
     }
-    if (decode->n_onehot > 0) {
-      logits[g] += w[(decode->n_in + batch_of(batch, i)) * genes + g];
+    for (int64_t f = 0; decode->n_onehot > 0 && f < n_factors(batch); ++f) {
+      logits[g] += w[(decode->n_in + column_of(batch, i, f)) * genes + g];
     }
   }
 }
@@ -59,28 +59,49 @@ static void head_grad(const av_batch *batch, const av_decode *decode, const av_h
     }
   }
   for (int64_t g = 0; g < genes; ++g) {
-    dc[g] += dlogits[g];
-    if (decode->n_onehot > 0) {
-      dw[(decode->n_in + batch_of(batch, i)) * genes + g] += dlogits[g];
+    if (dc != NULL) {
+      dc[g] += dlogits[g];
+    }
+    for (int64_t f = 0; decode->n_onehot > 0 && f < n_factors(batch); ++f) {
+      dw[(decode->n_in + column_of(batch, i, f)) * genes + g] += dlogits[g];
     }
   }
 }
 
-/* Softmax of logits into rho; returns log of the sum of exponentials. */
-static double softmax(int64_t n, const double *logits, double *rho) {
-  double top = logits[0];
-  for (int64_t g = 1; g < n; ++g) {
-    top = logits[g] > top ? logits[g] : top;
+/* rho and its logarithm from the logits: softmax over the genes, or softplus of each. */
+static void scale_of(const av_decode *decode, const cell_arrays *cell) {
+  const int64_t genes = decode->n_genes;
+  if (decode->softplus) {
+    for (int64_t g = 0; g < genes; ++g) {
+      const double a = cell->logits[g];
+      cell->rho[g] = av_softplus(a);
+      cell->log_rho[g] = av_log_softplus(a);
+    }
+    return;
+  }
+  double top = cell->logits[0];
+  for (int64_t g = 1; g < genes; ++g) {
+    top = cell->logits[g] > top ? cell->logits[g] : top;
   }
   double sum = 0.0;
-  for (int64_t g = 0; g < n; ++g) {
-    rho[g] = exp(logits[g] - top);
-    sum += rho[g];
+  for (int64_t g = 0; g < genes; ++g) {
+    sum += exp(cell->logits[g] - top);
   }
-  for (int64_t g = 0; g < n; ++g) {
-    rho[g] /= sum;
+  for (int64_t g = 0; g < genes; ++g) {
+    cell->log_rho[g] = cell->logits[g] - top - log(sum);
+    cell->rho[g] = exp(cell->logits[g] - top) / sum;
   }
-  return top + log(sum);
+}
+
+/* From q, the gradients on log rho, in dlogits: those on the logits. */
+static void scale_grad(const av_decode *decode, const cell_arrays *cell, double q_sum) {
+  for (int64_t g = 0; g < decode->n_genes; ++g) {
+    if (decode->softplus) {
+      cell->dlogits[g] *= av_log_softplus_slope(cell->logits[g]);
+    } else {
+      cell->dlogits[g] -= cell->rho[g] * q_sum;
+    }
+  }
 }
 
 static void expand_counts(const av_batch *batch, int64_t i, int64_t genes, double *counts) {
@@ -91,50 +112,73 @@ static void expand_counts(const av_batch *batch, int64_t i, int64_t genes, doubl
   }
 }
 
-static av_nll gene_nll(const av_decode *decode, double x, double mu, double log_mu, double theta,
+static av_nll gene_nll(const av_decode *decode, double x, double log_mu, double log_theta,
                        double dropout) {
   switch (decode->likelihood) {
     case AV_LIKELIHOOD_ZINB:
-      return av_nll_zinb(x, mu, theta, dropout);
+      return av_nll_zinb(x, log_mu, log_theta, dropout);
     case AV_LIKELIHOOD_NB:
-      return av_nll_nb(x, mu, theta);
+      return av_nll_nb(x, log_mu, log_theta);
     default:
-      return av_nll_poisson(x, mu, log_mu);
+      return av_nll_poisson(x, log_mu);
   }
 }
 
-/* Forward pass of cell i; with `gradients`, dlogits, ddropout and the dispersion gradient too.
- * Returns the loss; *dl is the derivative with respect to log library. */
-static double decode_cell(const av_batch *batch, const av_decode *decode, cell_arrays *cell,
-                          const double *x, const double *l, int64_t i, bool gradients, double *dl) {
+static bool is_inflated(const av_decode *decode) {
+  return decode->likelihood == AV_LIKELIHOOD_ZINB;
+}
+/* px_r is an output of the decoder. */
+static bool by_cell(const av_decode *decode) {
+  return decode->dispersion == AV_DISPERSION_GENE_CELL &&
+         decode->likelihood != AV_LIKELIHOOD_POISSON;
+}
+/* px_r is a parameter, and has gradients. */
+static bool by_table(const av_decode *decode) {
+  return decode->dispersion != AV_DISPERSION_GENE_CELL &&
+         decode->likelihood != AV_LIKELIHOOD_POISSON;
+}
+
+/* The row of px_r that is the cell's. */
+static int64_t dispersion_row(const av_batch *batch, const av_decode *decode, int64_t i) {
+  switch (decode->dispersion) {
+    case AV_DISPERSION_GENE_BATCH:
+      return batch_of(batch, i);
+    case AV_DISPERSION_GENE_LABEL:
+      return batch->dataset->label.code[batch->row[i]];
+    default:
+      return 0;
+  }
+}
+
+/* Forward pass of cell i and the gradients on its logits, zero-inflation logits and px_r. Returns
+ * the loss; *dl is the derivative with respect to log library. */
+static double decode_cell(const av_batch *batch, const av_decode *decode, const cell_arrays *cell,
+                          const double *x, const double *l, int64_t i, double *dl) {
   const int64_t genes = decode->n_genes;
-  const int64_t row = decode->n_dispersion > 1 ? batch_of(batch, i) : 0;
-  const double *px_r = const_doubles(decode->px_r);
   expand_counts(batch, i, genes, cell->counts);
   apply_head(batch, decode, &decode->scale, x, i, cell->logits);
-  if (decode->likelihood == AV_LIKELIHOOD_ZINB) {
+  if (is_inflated(decode)) {
     apply_head(batch, decode, &decode->dropout, x, i, cell->dropout);
   }
-  const double log_sum = softmax(genes, cell->logits, cell->rho);
+  if (by_cell(decode)) {
+    apply_head(batch, decode, &decode->px_r_head, x, i, cell->px_r);
+  } else if (by_table(decode)) {
+    memcpy(cell->px_r, const_doubles(decode->px_r) + dispersion_row(batch, decode, i) * genes,
+           (size_t)genes * sizeof *cell->px_r);
+  }
+  scale_of(decode, cell);
   double loss = 0.0;
   double q_sum = 0.0;
   for (int64_t g = 0; g < genes; ++g) {
-    const double log_mu = l[i] + cell->logits[g] - log_sum;
-    const double mu = exp(l[i]) * cell->rho[g];
-    const bool dispersed = decode->likelihood != AV_LIKELIHOOD_POISSON;
-    const double theta = dispersed ? exp(px_r[row * genes + g]) : 0.0;
-    const av_nll nll = gene_nll(decode, cell->counts[g], mu, log_mu, theta, cell->dropout[g]);
+    const av_nll nll =
+        gene_nll(decode, cell->counts[g], l[i] + cell->log_rho[g], cell->px_r[g], cell->dropout[g]);
     loss += nll.loss;
     q_sum += nll.q;
     cell->dlogits[g] = nll.q;
     cell->ddropout[g] = nll.dp;
-    if (gradients && dispersed) {
-      doubles(decode->dpx_r)[row * genes + g] += nll.dtheta * theta;
-    }
+    cell->dpx_r[g] = nll.w;
   }
-  for (int64_t g = 0; g < genes; ++g) {
-    cell->dlogits[g] -= cell->rho[g] * q_sum;
-  }
+  scale_grad(decode, cell, q_sum);
   *dl = q_sum;
   return loss;
 }
@@ -146,18 +190,28 @@ void ref_decode_nll(av_backend *be, const av_batch *batch, const av_decode *deco
   const double *l = const_doubles(l_);
   double *dx = doubles(dx_);
   const bool gradients = decode->scale.dw != NULL;
-  cell_arrays cell = arrays_create(be, decode->n_genes);
+  const int64_t genes = decode->n_genes;
+  cell_arrays cell = arrays_create(be, genes);
   for (int64_t i = 0; i < batch->n; ++i) {
     double dl = 0.0;
-    doubles(losses)[AV_LOSS_NLL] += decode_cell(batch, decode, &cell, x, l, i, gradients, &dl);
+    doubles(losses)[AV_LOSS_NLL] += decode_cell(batch, decode, &cell, x, l, i, &dl);
     if (!gradients) {
       continue;
     }
     doubles(dl_)[i] = dl;
     memset(dx + i * decode->n_in, 0, (size_t)decode->n_in * sizeof *dx);
     head_grad(batch, decode, &decode->scale, x, i, cell.dlogits, dx);
-    if (decode->likelihood == AV_LIKELIHOOD_ZINB) {
+    if (is_inflated(decode)) {
       head_grad(batch, decode, &decode->dropout, x, i, cell.ddropout, dx);
+    }
+    if (by_cell(decode)) {
+      head_grad(batch, decode, &decode->px_r_head, x, i, cell.dpx_r, dx);
+    }
+    if (by_table(decode)) {
+      double *dpx_r = doubles(decode->dpx_r) + dispersion_row(batch, decode, i) * genes;
+      for (int64_t g = 0; g < genes; ++g) {
+        dpx_r[g] += cell.dpx_r[g];
+      }
     }
   }
   free(cell.counts);
@@ -168,7 +222,7 @@ av_status ref_decode_cells(av_backend *be, const av_batch *batch, const av_decod
   cell_arrays cell = arrays_create(be, decode->n_genes);
   for (int64_t i = 0; i < batch->n; ++i) {
     double dl = 0.0;
-    nll[i] = decode_cell(batch, decode, &cell, const_doubles(x), const_doubles(l), i, false, &dl);
+    nll[i] = decode_cell(batch, decode, &cell, const_doubles(x), const_doubles(l), i, &dl);
   }
   free(cell.counts);
   return AV_OK;
@@ -180,13 +234,13 @@ av_status ref_decode_output(av_backend *be, const av_batch *batch, const av_deco
   cell_arrays cell = arrays_create(be, genes);
   for (int64_t i = 0; i < batch->n; ++i) {
     apply_head(batch, decode, &decode->scale, const_doubles(x), i, cell.logits);
-    softmax(genes, cell.logits, cell.rho);
+    scale_of(decode, &cell);
     for (int64_t g = 0; g < genes; ++g) {
       if (rho != NULL) {
         rho[i * genes + g] = (float)cell.rho[g];
       }
       if (mu != NULL) {
-        mu[i * genes + g] = (float)(exp(const_doubles(l)[i]) * cell.rho[g]);
+        mu[i * genes + g] = (float)exp(const_doubles(l)[i] + cell.log_rho[g]);
       }
     }
   }

@@ -31,6 +31,34 @@ static double l_noise(const av_latent *latent, int64_t cell) {
   return normals[0];
 }
 
+/* softmax in place. */
+static void softmax(int64_t n, double *z) {
+  double top = z[0];
+  double sum = 0.0;
+  for (int64_t k = 1; k < n; ++k) {
+    top = z[k] > top ? z[k] : top;
+  }
+  for (int64_t k = 0; k < n; ++k) {
+    z[k] = exp(z[k] - top);
+    sum += z[k];
+  }
+  for (int64_t k = 0; k < n; ++k) {
+    z[k] /= sum;
+  }
+}
+
+/* Gradient on the draw, from dz (K) on the decoder's z (K). */
+static double draw_grad(const av_latent *latent, const double *z, const double *dz, int64_t k) {
+  if (!latent->simplex) {
+    return dz[k];
+  }
+  double along = 0.0;
+  for (int64_t j = 0; j < latent->n_latent; ++j) {
+    along += z[j] * dz[j];
+  }
+  return z[k] * (dz[k] - along);
+}
+
 void ref_latent_draw(av_backend *be, const av_batch *batch, const av_latent *latent,
                      const av_real *z_head_, const av_real *l_head_, const av_sum *prior_,
                      av_real *z_, av_real *l_, av_sum *losses_) {
@@ -44,14 +72,21 @@ void ref_latent_draw(av_backend *be, const av_batch *batch, const av_latent *lat
   double *losses = doubles(losses_);
   for (int64_t i = 0; i < batch->n; ++i) {
     const int64_t cell = cell_of(batch, i);
+    double *zi = z + i * latent->stride;
     for (int64_t k = 0; k < n_latent; ++k) {
       const double mean = z_head[i * 2 * n_latent + k];
       const double variance = exp(z_head[i * 2 * n_latent + n_latent + k]) + AV_VARIANCE_FLOOR;
-      z[i * n_latent + k] = mean + sqrt(variance) * z_noise(latent, cell, k);
+      zi[k] = mean + sqrt(variance) * z_noise(latent, cell, k);
       losses[AV_LOSS_KL_Z] += 0.5 * (variance + mean * mean - 1.0 - log(variance));
     }
+    if (latent->simplex) {
+      softmax(n_latent, zi);
+    }
+    for (int64_t c = 0; n_latent + c < latent->stride; ++c) {
+      zi[n_latent + c] = continuous_of(batch, i, c);
+    }
     if (!latent->latent_library) {
-      l[i] = log(batch->dataset->library[batch->row[i]]);
+      l[i] = av_log_size(batch->dataset, batch->row[i]);
       continue;
     }
     const double prior_mean = prior[2 * batch_of(batch, i)];
@@ -67,12 +102,14 @@ void ref_latent_draw(av_backend *be, const av_batch *batch, const av_latent *lat
 
 void ref_latent_grad(av_backend *be, const av_batch *batch, const av_latent *latent,
                      const av_real *z_head_, const av_real *l_head_, const av_sum *prior_,
-                     const av_real *dz_, const av_real *dl_, av_real *dz_head_, av_real *dl_head_) {
+                     const av_real *z_, const av_real *dz_, const av_real *dl_, av_real *dz_head_,
+                     av_real *dl_head_) {
   (void)be;
   const int64_t n_latent = latent->n_latent;
   const double *z_head = const_doubles(z_head_);
   const double *l_head = const_doubles(l_head_);
   const double *prior = const_doubles(prior_);
+  const double *z = const_doubles(z_);
   const double *dz = const_doubles(dz_);
   const double *dl = const_doubles(dl_);
   double *dz_head = doubles(dz_head_);
@@ -83,7 +120,7 @@ void ref_latent_grad(av_backend *be, const av_batch *batch, const av_latent *lat
       const int64_t at = i * 2 * n_latent + k;
       const double spread = exp(z_head[at + n_latent]);
       const double variance = spread + AV_VARIANCE_FLOOR;
-      const double d = dz[i * n_latent + k];
+      const double d = draw_grad(latent, z + i * latent->stride, dz + i * latent->stride, k);
       const double dvariance = d * z_noise(latent, cell, k) / (2.0 * sqrt(variance)) +
                                latent->kl_weight * 0.5 * (1.0 - 1.0 / variance);
       dz_head[at] = d + latent->kl_weight * z_head[at];

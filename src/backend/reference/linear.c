@@ -1,4 +1,4 @@
-/* First layer over sparse counts, and dense layers. */
+/* First layer over sparse counts, and dense layers; both with covariates. */
 #include "backend/reference/state.h"
 
 #include <math.h>
@@ -7,8 +7,36 @@ static double transformed(bool log1p_input, float value) {
   return log1p_input ? log1p((double)value) : (double)value;
 }
 
-void ref_sparse_linear(av_backend *be, const av_batch *batch, bool log1p_input, int64_t n,
-                       const av_real *w_, const av_real *bias_, av_real *y_) {
+/* y (n) += [continuous, one-hot] of cell i times w (C + O, n). */
+static void add_covariates(const av_batch *batch, int64_t i, int64_t n, const double *w,
+                           double *y) {
+  const int64_t n_continuous = batch->dataset->design.n_continuous;
+  for (int64_t j = 0; j < n; ++j) {
+    for (int64_t c = 0; c < n_continuous; ++c) {
+      y[j] += continuous_of(batch, i, c) * w[c * n + j];
+    }
+    for (int64_t f = 0; f < n_factors(batch); ++f) {
+      y[j] += w[(n_continuous + column_of(batch, i, f)) * n + j];
+    }
+  }
+}
+
+/* dw (C + O, n) += [continuous, one-hot] of cell i times dy (n). */
+static void add_covariates_grad(const av_batch *batch, int64_t i, int64_t n, const double *dy,
+                                double *dw) {
+  const int64_t n_continuous = batch->dataset->design.n_continuous;
+  for (int64_t j = 0; j < n; ++j) {
+    for (int64_t c = 0; c < n_continuous; ++c) {
+      dw[c * n + j] += continuous_of(batch, i, c) * dy[j];
+    }
+    for (int64_t f = 0; f < n_factors(batch); ++f) {
+      dw[(n_continuous + column_of(batch, i, f)) * n + j] += dy[j];
+    }
+  }
+}
+
+void ref_sparse_linear(av_backend *be, const av_batch *batch, bool log1p_input, bool covariates,
+                       int64_t n, const av_real *w_, const av_real *bias_, av_real *y_) {
   (void)be;
   const double *w = const_doubles(w_);
   const double *bias = const_doubles(bias_);
@@ -25,11 +53,15 @@ void ref_sparse_linear(av_backend *be, const av_batch *batch, bool log1p_input, 
         y[i * n + j] += x * row[j];
       }
     }
+    if (covariates) {
+      add_covariates(batch, i, n, w + batch->dataset->n_genes * n, y + i * n);
+    }
   }
 }
 
-void ref_sparse_linear_grad(av_backend *be, const av_batch *batch, bool log1p_input, int64_t n,
-                            const av_real *dy_, av_grad *dw_, av_grad *dbias_) {
+void ref_sparse_linear_grad(av_backend *be, const av_batch *batch, bool log1p_input,
+                            bool covariates, int64_t n, const av_real *dy_, av_grad *dw_,
+                            av_grad *dbias_) {
   (void)be;
   const double *dy = const_doubles(dy_);
   double *dw = doubles(dw_);
@@ -45,6 +77,9 @@ void ref_sparse_linear_grad(av_backend *be, const av_batch *batch, bool log1p_in
       for (int64_t j = 0; j < n; ++j) {
         row[j] += x * dy[i * n + j];
       }
+    }
+    if (covariates) {
+      add_covariates_grad(batch, i, n, dy + i * n, dw + batch->dataset->n_genes * n);
     }
   }
 }
@@ -63,8 +98,8 @@ void ref_linear(av_backend *be, const av_batch *batch, int64_t m, int64_t n_oneh
       for (int64_t k = 0; k < m; ++k) {
         sum += x[i * x_stride + k] * w[k * n + j];
       }
-      if (n_onehot > 0) {
-        sum += w[(m + batch_of(batch, i)) * n + j];
+      for (int64_t f = 0; n_onehot > 0 && f < n_factors(batch); ++f) {
+        sum += w[(m + column_of(batch, i, f)) * n + j];
       }
       y[i * n + j] = sum;
     }
@@ -93,8 +128,8 @@ void ref_linear_grad(av_backend *be, const av_batch *batch, int64_t m, int64_t n
       }
     }
     for (int64_t j = 0; j < n; ++j) {
-      if (n_onehot > 0) {
-        dw[(m + batch_of(batch, i)) * n + j] += dy[i * n + j];
+      for (int64_t f = 0; n_onehot > 0 && f < n_factors(batch); ++f) {
+        dw[(m + column_of(batch, i, f)) * n + j] += dy[i * n + j];
       }
       if (dbias != NULL) {
         dbias[j] += dy[i * n + j];

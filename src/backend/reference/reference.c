@@ -8,6 +8,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+double *scratch(const av_backend *be, int64_t n, const char *what) {
+  double *values = av_calloc((size_t)n, sizeof *values);
+  if (values == NULL) {
+    av_comm_abort(be->comm, av_fail(AV_NOMEM, "out of memory (%s)", what));
+  }
+  return values;
+}
+
 static av_status ref_open(av_backend *be) {
   for (int kind = 0; kind < AV_KINDS; ++kind) {
     be->bytes[kind] = sizeof(double);
@@ -101,6 +109,17 @@ static void ref_batch_select(av_backend *be, av_batch *batch, int64_t n, const i
   }
 }
 
+/* What gradients are multiplied by: scale, and less where the scaled gradient is longer than clip.
+ */
+static double gradient_factor(const av_adam *adam, int64_t n, const double *g) {
+  double squares = 0.0;
+  for (int64_t i = 0; adam->clip > 0.0 && i < n; ++i) {
+    squares += adam->scale * g[i] * adam->scale * g[i];
+  }
+  const double coefficient = adam->clip / (sqrt(squares) + 1e-6);
+  return adam->clip > 0.0 && coefficient < 1.0 ? adam->scale * coefficient : adam->scale;
+}
+
 static void ref_adam(av_backend *be, const av_adam *adam, int64_t n, av_real *params,
                      av_grad *grads, av_real *m, av_real *v) {
   (void)be;
@@ -110,8 +129,14 @@ static void ref_adam(av_backend *be, const av_adam *adam, int64_t n, av_real *pa
   double *m2 = doubles(v);
   const double correction1 = 1.0 - pow(adam->beta1, (double)adam->step);
   const double correction2 = sqrt(1.0 - pow(adam->beta2, (double)adam->step));
+  const double factor = gradient_factor(adam, n, g);
   for (int64_t i = 0; i < n; ++i) {
-    const double gradient = adam->scale * g[i] + adam->weight_decay * p[i];
+    double gradient = factor * g[i];
+    if (adam->decoupled) {
+      p[i] *= 1.0 - adam->lr * adam->weight_decay;
+    } else {
+      gradient += adam->weight_decay * p[i];
+    }
     m1[i] = adam->beta1 * m1[i] + (1.0 - adam->beta1) * gradient;
     m2[i] = adam->beta2 * m2[i] + (1.0 - adam->beta2) * gradient * gradient;
     p[i] -= adam->lr / correction1 * m1[i] / (sqrt(m2[i]) / correction2 + adam->eps);
@@ -150,6 +175,7 @@ const av_backend_ops av_backend_reference = {
     .linear_grad = ref_linear_grad,
     .moments = ref_moments,
     .norm_act = ref_norm_act,
+    .layer_norm_grad = ref_layer_norm_grad,
     .norm_act_sums = ref_norm_act_sums,
     .norm_act_grad = ref_norm_act_grad,
     .latent_draw = ref_latent_draw,

@@ -1,5 +1,5 @@
 /* Products with the covariance of u = [z, one-hot] for AV_FOLD genes at a time, in double
- * (../fold.c). Bound: (k + 2 present) k + present multiply-adds a gene. */
+ * (../fold.c). Bound: (k + 2 present) k + present + 2 pairs multiply-adds a gene. */
 #include "backend/cpu/kernels/kernels.h"
 
 #include <string.h>
@@ -35,6 +35,16 @@ void AV_KERNEL(fold_covariance)(int64_t k, int64_t present, const double *zz, co
   for (int64_t s = 0; s < present; ++s) {
     add_scaled(share[s], ws + s * AV_FOLD, cs + s * AV_FOLD);
     add_scaled(-share[s], across, cs + s * AV_FOLD);
+  }
+}
+
+/* cs (present) += J ws (present), J symmetric with the entries share[i] at (left[i], right[i]) and
+ * (right[i], left[i]). */
+void AV_KERNEL(fold_pairs)(int64_t n, const int32_t *left, const int32_t *right,
+                           const double *share, const double *ws, double *cs) {
+  for (int64_t i = 0; i < n; ++i) {
+    add_scaled(share[i], ws + right[i] * AV_FOLD, cs + left[i] * AV_FOLD);
+    add_scaled(share[i], ws + left[i] * AV_FOLD, cs + right[i] * AV_FOLD);
   }
 }
 

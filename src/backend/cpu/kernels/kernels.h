@@ -58,6 +58,7 @@ typedef struct av_norm_columns {
 
 typedef struct av_adam_step {
   float scale, weight_decay;
+  float shrink;                     /* lr * decoupled weight decay */
   float beta1, rest1, beta2, rest2; /* rest = 1 - beta, rounded once */
   float rate;                       /* lr / (1 - beta1^step) */
   float inv_root;                   /* 1 / sqrt(1 - beta2^step) */
@@ -90,6 +91,7 @@ typedef struct av_adam_step {
   K(void, theta_row, (int64_t n, const float *px_r, float *theta, float *inverse))                 \
   K(float, row_max, (int64_t n, const float *x))                                                   \
   K(double, row_exp, (int64_t n, float top, float *x))                                             \
+  K(double, row_softplus, (int64_t n, float *x, float *ratio))                                     \
   K(av_cell_sums, nb_row,                                                                          \
     (int64_t n, const float *e, float scale, const av_theta *theta, float *q, float *w))           \
   K(av_cell_sums, zinb_row,                                                                        \
@@ -101,11 +103,19 @@ typedef struct av_adam_step {
     (const av_cell_counts *counts, const float *e, float scale, const av_theta *theta,             \
      const float *p, float *dq, float *dw, float *dp))                                             \
   K(void, softmax_grad, (int64_t n, float factor, const float *q, float *e))                       \
+  K(void, product_row, (int64_t n, float factor, const float *x, const float *y, float *out))      \
   K(void, scale_row, (int64_t n, float factor, const float *x, float *y))                          \
   /* units.c */                                                                                    \
   K(void, norm_row,                                                                                \
     (int64_t n, const av_norm_columns *columns, bool relu, const av_dropout_plan *dropout,         \
      int64_t cell, const float *x, float *y))                                                      \
+  K(void, act_row,                                                                                 \
+    (int64_t n, bool relu, const av_dropout_plan *dropout, int64_t cell, const float *x,           \
+     float *y))                                                                                    \
+  K(float, layer_norm_row, (int64_t n, float *v))                                                  \
+  K(void, layer_norm_grad_row, (int64_t n, float inv_sigma, const float *xhat, float *d))          \
+  K(void, act_grad_row,                                                                            \
+    (int64_t n, bool masked, float scale, const float *y, const float *dy, float *dx))             \
   K(void, norm_grad_row,                                                                           \
     (int64_t n, const av_norm_columns *columns, bool masked, float scale, const float *c0,         \
      const float *c1, const float *x, const float *y, const float *dy, float *dx))                 \
@@ -120,6 +130,9 @@ typedef struct av_adam_step {
   K(void, fold_covariance,                                                                         \
     (int64_t k, int64_t present, const double *zz, const double *zs, const double *share,          \
      const double *w, double *cw))                                                                 \
+  K(void, fold_pairs,                                                                              \
+    (int64_t n, const int32_t *left, const int32_t *right, const double *share, const double *ws,  \
+     double *cs))                                                                                  \
   K(void, fold_moments,                                                                            \
     (int64_t width, const double *mean_u, const double *w, const double *cw, double *mean,         \
      double *variance))                                                                            \
@@ -134,7 +147,9 @@ typedef struct av_adam_step {
   K(void, adam_float,                                                                              \
     (const av_adam_step *step, int64_t n, float *p, float *g, float *m, float *v))                 \
   K(void, adam_double,                                                                             \
-    (const av_adam_step *step, int64_t n, float *p, double *g, float *m, float *v))
+    (const av_adam_step *step, int64_t n, float *p, double *g, float *m, float *v))                \
+  K(double, squares_float, (int64_t n, const float *x))                                            \
+  K(double, squares_double, (int64_t n, const double *x))
 
 #define AV_KERNEL_FIELD(type, name, args) type(*name) args;
 typedef struct av_kernels {

@@ -1,7 +1,9 @@
-/* Softmax and count likelihoods over the genes of one cell, in float (model.md section 5).
+/* Softmax or softplus and count likelihoods over the genes of one cell, in float (model.md
+ * section 5).
  *
  * First the part that every gene pays as if its count were 0, then a correction for each non-zero
- * count. In e: exp(logit - max); mu = scale * e. Out: q = mu dloss/dmu and w = theta dloss/dtheta.
+ * count. In e: exp(logit - max) or softplus(logit); mu = scale * e. Out: q = mu dloss/dmu and
+ * w = theta dloss/dtheta.
  *
  *   zero part, u = theta log1p(mu / (theta + e8)), e8 = 1e-8 as in the definition:
  *     loss = u,  q = mu theta / t,  w = theta (log1p(r) - r theta / t),  t = theta + mu + e8,
@@ -13,7 +15,7 @@
  *   (lgamma(x + 1) is added by the caller: it is a constant of the cell.)
  *
  * Written with log1p and ratios so that no term cancels when theta is large, and so that nothing
- * overflows for mu <= 1e26, x <= 1e8; other cells take the way of decode_exact.c.
+ * overflows for mu <= 1e22, x <= 1e8; other cells take the way of decode_exact.c.
  * Sums: float within runs of RUN genes, double beyond. Bound: vector rate of one exp, one log and a
  * division (NB), two exp, two logs and three divisions (ZINB) a gene.
  */
@@ -59,6 +61,32 @@ double AV_KERNEL(row_exp)(int64_t n, float top, float *x_) {
     for (int64_t g = first; g < end; ++g) {
       x[g] = av_expf(x[g] - top);
       sum += x[g];
+    }
+    total += (double)sum;
+  }
+  return total;
+}
+
+/* x becomes softplus(x) = log(1 + e^x), ratio sigmoid(x) / softplus(x), which goes to 1 where both
+ * vanish; returns the sum. */
+double AV_KERNEL(row_softplus)(int64_t n, float *x_, float *ratio_) {
+  float *restrict x = ROW(x_);
+  float *restrict ratio = ROW(ratio_);
+  double total = 0.0;
+  for (int64_t first = 0; first < n; first += RUN) {
+    const int64_t end = first + RUN < n ? first + RUN : n;
+    float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t g = first; g < end; ++g) {
+      const float logit = x[g];
+      const float grow = av_exp_minus_absf(logit);
+      const float share = 1.0f / (1.0f + grow);
+      const float value = (logit > 0.0f ? logit : 0.0f) + av_log1pf(grow);
+      const float slope = logit < 0.0f ? grow * share : share;
+      const bool vanishes = value < 1e-30f;
+      ratio[g] = vanishes ? 1.0f : slope / (vanishes ? 1.0f : value);
+      x[g] = value;
+      sum += value;
     }
     total += (double)sum;
   }
@@ -260,6 +288,14 @@ void AV_KERNEL(softmax_grad)(int64_t n, float factor, const float *q_, float *e_
 #pragma omp simd
   for (int64_t g = 0; g < n; ++g) {
     e[g] = q[g] - e[g] * factor;
+  }
+}
+
+/* out = factor x y; out may be x. */
+void AV_KERNEL(product_row)(int64_t n, float factor, const float *x, const float *y, float *out) {
+#pragma omp simd
+  for (int64_t g = 0; g < n; ++g) {
+    out[g] = factor * (x[g] * y[g]);
   }
 }
 

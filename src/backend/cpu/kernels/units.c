@@ -1,11 +1,13 @@
-/* BatchNorm, ReLU and dropout on one row of units (n), forward and backward.
+/* BatchNorm, LayerNorm, ReLU and dropout on one row of units (n), forward and backward.
  *
  * norm_row's dropout draws 8 units from one Philox call (draws.h), in vectors over calls.
  * Bound: 10 rounds x 2 wide multiplications for 8 units; else streams through the first-level
  * cache.
  */
 #include "backend/cpu/kernels/kernels.h"
+#include "backend/cpu/kernels/vector.h"
 #include "backend/draws.h"
+#include "backend/norm.h"
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -96,9 +98,79 @@ void AV_KERNEL(norm_row)(int64_t n, const av_norm_columns *columns, bool relu,
   }
 }
 
+/* y may be x. */
+void AV_KERNEL(act_row)(int64_t n, bool relu, const av_dropout_plan *dropout, int64_t cell,
+                        const float *x, float *y) {
+#pragma omp simd
+  for (int64_t j = 0; j < n; ++j) {
+    y[j] = relu && x[j] <= 0.0f ? 0.0f : x[j]; /* a NaN compares false and passes through */
+  }
+  if (dropout->drops) {
+    apply_dropout(n, dropout, cell, y);
+  }
+}
+
+/* Sum of x (n) times factor (n), or of x alone where factor is NULL, in an order given by n. */
+INLINE double sum_of(int64_t n, const float *x, const float *factor) {
+  av_dvec sums = {0};
+  int64_t j = 0;
+  for (; j + AV_DOUBLES <= n; j += AV_DOUBLES) {
+    const av_dvec value = av_dvec_of_floats(x + j);
+    sums += factor == NULL ? value : value * av_dvec_of_floats(factor + j);
+  }
+  double sum = 0.0;
+  for (int i = 0; i < AV_DOUBLES; ++i) {
+    sum += sums[i];
+  }
+  for (; j < n; ++j) {
+    sum += (double)x[j] * (factor == NULL ? 1.0 : (double)factor[j]);
+  }
+  return sum;
+}
+
+/* v becomes (v - mean) / sqrt(variance + eps); returns the factor. */
+float AV_KERNEL(layer_norm_row)(int64_t n, float *restrict v) {
+  const float mean = (float)(sum_of(n, v, NULL) / (double)n);
+#pragma omp simd
+  for (int64_t j = 0; j < n; ++j) {
+    v[j] -= mean;
+  }
+  const double rest = sum_of(n, v, NULL) / (double)n; /* what rounding the mean left */
+  const double variance = sum_of(n, v, v) / (double)n - rest * rest;
+  const float inv_sigma =
+      (float)(1.0 / __builtin_sqrt((variance < 0.0 ? 0.0 : variance) + AV_LAYER_NORM_EPS));
+  const float off = (float)rest;
+#pragma omp simd
+  for (int64_t j = 0; j < n; ++j) {
+    v[j] = (v[j] - off) * inv_sigma;
+  }
+  return inv_sigma;
+}
+
 /* Gradient on the normalised, scaled and shifted value. */
 INLINE float through(bool masked, float scale, float y, float dy) {
   return masked && !(y > 0.0f) ? 0.0f : dy * scale;
+}
+
+/* dx may be dy. */
+void AV_KERNEL(act_grad_row)(int64_t n, bool masked, float scale, const float *y, const float *dy,
+                             float *dx) {
+#pragma omp simd
+  for (int64_t j = 0; j < n; ++j) {
+    dx[j] = through(masked, scale, y[j], dy[j]);
+  }
+}
+
+/* d becomes inv_sigma (d - mean of d - xhat mean of d xhat), xhat and inv_sigma from
+ * layer_norm_row. */
+void AV_KERNEL(layer_norm_grad_row)(int64_t n, float inv_sigma, const float *restrict xhat,
+                                    float *restrict d) {
+  const float mean = (float)(sum_of(n, d, NULL) / (double)n);
+  const float slope = (float)(sum_of(n, d, xhat) / (double)n);
+#pragma omp simd
+  for (int64_t j = 0; j < n; ++j) {
+    d[j] = inv_sigma * (d[j] - mean - xhat[j] * slope);
+  }
 }
 
 /* dx = gamma inv_sigma (d - c0 - xhat c1) */
