@@ -10,6 +10,7 @@
 #include "run/run.h"
 #include "simulate/simulate.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -54,14 +55,23 @@ static av_status alone(const av_cli *cli) {
   }
 }
 
+/* What these commands are run for is what they print: a full disk behind it is an error. */
+static av_status printed(av_status status) {
+  if (status != AV_OK || (fflush(stdout) == 0 && ferror(stdout) == 0)) {
+    return status;
+  }
+  return av_fail(AV_IOERR, "standard output: %s", strerror(errno));
+}
+
 static av_status dispatch(const av_comm *comm, const av_cli *cli) {
   switch (cli->command) {
     case AV_COMMAND_RUN:
       return av_run(comm, cli->path, cli->n_settings, cli->settings);
     case AV_COMMAND_CHECK:
-      return av_check(comm, cli->path, cli->ranks, cli->n_settings, cli->settings);
+      return av_agree(
+          comm, printed(av_check(comm, cli->path, cli->ranks, cli->n_settings, cli->settings)));
     default:
-      return av_agree(comm, comm->rank == 0 ? alone(cli) : AV_OK);
+      return av_agree(comm, comm->rank == 0 ? printed(alone(cli)) : AV_OK);
   }
 }
 

@@ -252,13 +252,14 @@ typedef struct av_backend_ops {
   /* REQUIRED: decoder */
   /* Negative log-likelihood of the batch's counts: losses (3) += {sum, 0, 0}. [sum] with gradients
    * (scale.dw != NULL): dx (B, n_in) and dl (B) written, head and dispersion gradients added.
-   * No (B, G) array need exist. */
+   * No (B, G) array need exist. With dispersion by label every cell must have a label. */
   void (*decode_nll)(av_backend *be, const av_batch *batch, const av_decode *decode,
                      const av_real *x, const av_real *l, av_sum *losses, av_real *dx, av_real *dl);
   /* The same log-likelihood per cell, host memory nll (B); no gradients. */
   av_status (*decode_cells)(av_backend *be, const av_batch *batch, const av_decode *decode,
                             const av_real *x, const av_real *l, double *nll);
-  /* rho (B, G) and mu = exp(l) rho, host memory; either may be NULL. */
+  /* rho (B, G) and mu = exp(l) rho, host memory; either may be NULL. Labels and px_r are not
+   * needed. */
   av_status (*decode_output)(av_backend *be, const av_batch *batch, const av_decode *decode,
                              const av_real *x, const av_real *l, float *rho, float *mu);
 

@@ -21,20 +21,33 @@ static av_status find_column(const av_frame *obs, const av_config *config, const
   return av_frame_fail_missing(obs, av_config_where(config, section, key), column, "");
 }
 
-/* The columns of a list: each is there and is not the batch (a loaded model may have brought them).
- */
-static av_status find_listed(const av_frame *obs, const av_config *config, const char *key,
-                             const av_name_list *list) {
+/* The columns of a list: each is there and is not the batch. `where`: who asks for them. */
+static av_status find_each(const av_frame *obs, const av_config *config, const char *where,
+                           const av_name_list *list) {
   const char *batch = config->data.batch_key;
-  const char *where = av_config_where(config, "data", key);
   av_status status = AV_OK;
   for (int64_t c = 0; c < list->n; ++c) {
     if (batch != NULL && strcmp(batch, list->at[c]) == 0) {
-      status = av_fail(AV_CONFIG, "%s: \"%s\" is the batch_key already", where, batch);
+      status = av_fail(AV_CONFIG,
+                       "%s: \"%s\" is the batch_key already; batch_key must name another column",
+                       where, batch);
     } else if (!av_frame_has(obs, list->at[c])) {
       status = av_frame_fail_missing(obs, where, list->at[c], "");
     }
   }
+  return status;
+}
+
+/* The columns of covariates: the user's, or (not given) those of the loaded model. */
+static av_status find_listed(const av_frame *obs, const av_config *config, const char *key,
+                             bool given, const av_name_list *list) {
+  if (given || config->model.load == NULL) {
+    return find_each(obs, config, av_config_where(config, "data", key), list);
+  }
+  char *where = av_format("%s (its %s)", av_config_where(config, "model", "load"), key);
+  AV_TRY_ALLOC(where);
+  const av_status status = find_each(obs, config, where, list);
+  free(where);
   return status;
 }
 
@@ -45,8 +58,10 @@ static av_status first_of(av_status status, av_status next) {
 static av_status find_all(const av_frame *obs, const av_config *config) {
   av_status status = find_column(obs, config, "data", "batch_key", config->data.batch_key);
   status = first_of(status, find_listed(obs, config, "categorical_covariate_keys",
+                                        config->data.categorical_covariate_keys_given,
                                         &config->data.categorical_covariate_keys));
   status = first_of(status, find_listed(obs, config, "continuous_covariate_keys",
+                                        config->data.continuous_covariate_keys_given,
                                         &config->data.continuous_covariate_keys));
   status =
       first_of(status, find_column(obs, config, "data", "labels_key", config->data.labels_key));
@@ -128,6 +143,17 @@ static void warn_constant(const av_frame *obs, const av_config *config, const ch
   }
 }
 
+/* Numbers as categories are hardly meant. */
+static void warn_many(const av_frame *obs, const char *column, const av_factor *factor,
+                      int64_t n_cells) {
+  enum { PLAUSIBLE = 20 };
+  if (factor->levels.n > PLAUSIBLE && 2 * factor->levels.n > n_cells) {
+    av_warn("%s/%s: has %" PRId64 " categories for %" PRId64
+            " cells; if it holds numbers, name it in continuous_covariate_keys",
+            obs->what, column, factor->levels.n, n_cells);
+  }
+}
+
 static av_status read_categorical(const av_frame *obs, const av_config *config,
                                   const av_names *cells, av_dataset *dataset) {
   const av_name_list *keys = &config->data.categorical_covariate_keys;
@@ -145,6 +171,7 @@ static av_status read_categorical(const av_frame *obs, const av_config *config,
       warn_constant(obs, config, keys->at[c], value);
       free(value);
     }
+    warn_many(obs, keys->at[c], factor, cells->n);
   }
   return AV_OK;
 }

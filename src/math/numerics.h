@@ -10,20 +10,6 @@ static inline double av_lgamma(double x) {
   return lgamma_r(x, &sign);
 }
 
-/* Derivative of lgamma, x > 0: recurrence up to 10, then the asymptotic series (error below 1e-15).
- */
-static inline double av_digamma(double x) {
-  double below = 0.0;
-  while (x < 10.0) {
-    below -= 1.0 / x;
-    x += 1.0;
-  }
-  const double r = 1.0 / (x * x);
-  const double series =
-      r * (1.0 / 12 - r * (1.0 / 120 - r * (1.0 / 252 - r * (1.0 / 240 - r * (1.0 / 132)))));
-  return below + log(x) - 0.5 / x - series;
-}
-
 /* log(1 + e^x), no overflow. */
 static inline double av_softplus(double x) { return x > 0.0 ? x + log1p(exp(-x)) : log1p(exp(x)); }
 

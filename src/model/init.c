@@ -72,12 +72,35 @@ static const double root_cells = 200.0;     /* cells for half of the way to the 
  */
 enum { SUM_CELLS, SUM_S, SUM_SS, SUM_LOG, SUM_LOG_SQUARE, SUM_X, N_TOTALS };
 typedef struct count_sums {
+  double unit;          /* s is summed in these */
   av_wide *total;       /* (N_TOTALS), first of one block with the next three */
   av_wide *x, *xx, *sx; /* (G) sum x, sum x^2, sum s x */
 } count_sums;
 
 static double total_of(const count_sums *sums, int which) {
   return av_wide_value(&sums->total[which]);
+}
+static double sum_s(const count_sums *sums) { return sums->unit * total_of(sums, SUM_S); }
+static double sum_ss(const count_sums *sums) {
+  return sums->unit * sums->unit * total_of(sums, SUM_SS);
+}
+
+/* Fixed point holds total counts and their squares as they are, but size factors have any scale:
+ * there a power of two that leaves the largest of all ranks between 2^15 and 2^16. Collective. */
+static av_status choose_unit(const av_comm *comm, const av_model_spec *spec,
+                             const av_dataset *dataset, double *unit) {
+  int64_t exponent = -1074; /* of the smallest double */
+  *unit = 1.0;
+  if (!spec->size_factor) {
+    return AV_OK;
+  }
+  for (int64_t i = 0; i < dataset->n_local; ++i) {
+    const int64_t of_cell = ilogb(dataset->size_factor[i]);
+    exponent = of_cell > exponent ? of_cell : exponent;
+  }
+  AV_TRY(av_max_i64(comm, &exponent, 1));
+  *unit = ldexp(1.0, (int)exponent - 15);
+  return AV_OK;
 }
 
 static av_status add_cells(const av_dataset *dataset, const int8_t *split, count_sums *sums) {
@@ -92,8 +115,8 @@ static av_status add_cells(const av_dataset *dataset, const int8_t *split, count
     if (split[i] != AV_SPLIT_TRAIN || dataset->library[i] <= 0.0) {
       continue;
     }
-    const double s = av_size(dataset, i);
-    const double log_s = log(s);
+    const double s = av_size(dataset, i) / sums->unit;
+    const double log_s = av_log_size(dataset, i);
     av_wide_add(&sums->total[SUM_CELLS], 1.0);
     av_wide_add(&sums->total[SUM_S], s);
     av_wide_add(&sums->total[SUM_X], dataset->library[i]);
@@ -119,10 +142,10 @@ static av_status add_cells(const av_dataset *dataset, const int8_t *split, count
  * explained: theta goes from moments to 3 times their root. */
 static double log_dispersion(const count_sums *sums, int64_t g, double f) {
   const double n = total_of(sums, SUM_CELLS);
-  const double ss = total_of(sums, SUM_SS);
+  const double ss = sum_ss(sums);
   const double xx = av_wide_value(&sums->xx[g]);
-  const double sx = av_wide_value(&sums->sx[g]);
-  const double mean = f * total_of(sums, SUM_S) / n;
+  const double sx = sums->unit * av_wide_value(&sums->sx[g]);
+  const double mean = f * sum_s(sums) / n;
   const double mean_square = f * f * ss / n;
   const double spread = (xx - 2.0 * f * sx + f * f * ss) / n;
   const double theta = mean_square / fmax(spread - mean, 1e-3 * mean_square);
@@ -134,7 +157,7 @@ static double log_dispersion(const count_sums *sums, int64_t g, double f) {
 static double frequency(const count_sums *sums, int64_t n_genes, int64_t g) {
   const double counts = total_of(sums, SUM_X);
   const double smoothed = (av_wide_value(&sums->x[g]) + 0.5) / (counts + 0.5 * (double)n_genes);
-  return smoothed * counts / total_of(sums, SUM_S); /* the last factor is 1 without size factors */
+  return smoothed * counts / sum_s(sums); /* the last factor is 1 without size factors */
 }
 
 /* The logit that gives `rate` under the decoder's last function, softmax up to a constant. */
@@ -216,10 +239,10 @@ av_status av_init_from_data(const av_comm *comm, const av_dataset *dataset, cons
   const int64_t genes = layout->spec.n_genes;
   const int64_t n = N_TOTALS + 3 * genes;
   count_sums sums = {.total = av_calloc((size_t)n, sizeof *sums.total)};
-  av_status status = AV_OK;
-  if (sums.total == NULL) {
+  av_status status = choose_unit(comm, &layout->spec, dataset, &sums.unit);
+  if (status == AV_OK && sums.total == NULL) {
     status = av_fail(AV_NOMEM, "out of memory (sums of %lld genes)", (long long)genes);
-  } else {
+  } else if (status == AV_OK) {
     sums.x = sums.total + N_TOTALS;
     sums.xx = sums.x + genes;
     sums.sx = sums.xx + genes;

@@ -40,8 +40,24 @@ static av_status global_sums(const av_comm *comm, const av_dataset *dataset, con
   return av_sum_i64(comm, sums->sum, batches);
 }
 
+/* The first few batches by name, the others by their number. */
+static void warn_of(const av_dataset *dataset, int64_t warned, int64_t s, int64_t cells,
+                    double pooled) {
+  enum { NAMED = 5 };
+  const char *name = dataset->has_batch ? dataset->batch.levels.at[s] : "all";
+  if (warned < NAMED) {
+    av_warn(
+        "%s%s%s, %lld cell%s with counts: the variance of log library size cannot be "
+        "estimated from them and is taken to be %.3g",
+        dataset->has_batch ? "batch \"" : "", name, dataset->has_batch ? "\"" : " cells",
+        (long long)cells, cells == 1 ? "" : "s", pooled);
+  } else if (warned == NAMED) {
+    av_warn("further batches like these are not named");
+  }
+}
+
 static av_status fill_prior(const av_comm *comm, const av_dataset *dataset, batch_sums *sums,
-                            double *mean, double *prior) {
+                            bool warn, double *mean, double *prior) {
   const int64_t batches = dataset->batch.levels.n;
   int64_t cells = 0;
   int64_t total = 0;
@@ -63,6 +79,7 @@ static av_status fill_prior(const av_comm *comm, const av_dataset *dataset, batc
   if (pooled < SMALLEST_VARIANCE) {
     pooled = 1.0;
   }
+  int64_t warned = 0;
   for (int64_t s = 0; s < batches; ++s) {
     const double variance =
         sums->cells[s] > 0 ? av_from_fixed(sums->sum[s]) / (double)sums->cells[s] : 0.0;
@@ -70,18 +87,16 @@ static av_status fill_prior(const av_comm *comm, const av_dataset *dataset, batc
     prior[2 * s + 1] = variance;
     if (sums->cells[s] < 2 || variance < SMALLEST_VARIANCE) {
       prior[2 * s + 1] = pooled;
-      const char *name = dataset->has_batch ? dataset->batch.levels.at[s] : "all";
-      av_warn(
-          "%s%s%s, %lld cell%s with counts: the variance of log library size cannot be "
-          "estimated from them and is taken to be %.3g",
-          dataset->has_batch ? "batch \"" : "", name, dataset->has_batch ? "\"" : " cells",
-          (long long)sums->cells[s], sums->cells[s] == 1 ? "" : "s", pooled);
+      if (warn) {
+        warn_of(dataset, warned++, s, sums->cells[s], pooled);
+      }
     }
   }
   return AV_OK;
 }
 
-av_status av_library_prior(const av_comm *comm, const av_dataset *dataset, double *prior) {
+av_status av_library_prior(const av_comm *comm, const av_dataset *dataset, bool warn,
+                           double *prior) {
   const size_t batches = (size_t)dataset->batch.levels.n;
   batch_sums sums = {.cells = av_calloc(batches, sizeof *sums.cells),
                      .sum = av_calloc(batches, sizeof *sums.sum)};
@@ -92,7 +107,7 @@ av_status av_library_prior(const av_comm *comm, const av_dataset *dataset, doubl
   }
   status = av_agree(comm, status);
   if (status == AV_OK) {
-    status = fill_prior(comm, dataset, &sums, mean, prior);
+    status = fill_prior(comm, dataset, &sums, warn, mean, prior);
   }
   free(sums.cells);
   free(sums.sum);

@@ -193,8 +193,10 @@ static av_status match_genes(const av_model_file *file, const av_config *config,
 static av_status fail_unknown(const av_dataset *dataset, const char *what, const char *name,
                               const av_names *known) {
   char *list = listed(known);
-  const av_status status = av_fail(AV_BADDATA, "%s: %s \"%s\" is not one the model knows: %s",
-                                   dataset->input_path, what, name, list == NULL ? "" : list);
+  const av_status status =
+      av_fail(AV_BADDATA,
+              "%s: %s \"%s\" is not one the model knows (%s); rename it, or leave its cells out",
+              dataset->input_path, what, name, list == NULL ? "" : list);
   free(list);
   return status;
 }

@@ -90,6 +90,20 @@ static av_status take_arrays(av_vae *vae, const double *prior) {
   return AV_OK;
 }
 
+av_status av_vae_possible(const av_model_spec *spec, const av_design *design) {
+  enum { MOST_BYTES = 256 << 20 };
+  const int64_t n = av_fold_stats_size(design, av_spec_decoder_input(spec), design->n_onehot);
+  if (!spec->linear || !spec->decoder_batch_norm || n <= MOST_BYTES / (int64_t)sizeof(double)) {
+    return AV_OK;
+  }
+  return av_fail(
+      AV_CONFIG,
+      "[data] categorical_covariate_keys: the pairs of categories of batch and covariates "
+      "(%lld columns in all) take %lld MB a step in a linear decoder with BatchNorm; leave "
+      "the finest column out, or say [model] use_batch_norm = encoder",
+      (long long)design->n_onehot, (long long)(n * (int64_t)sizeof(double) >> 20));
+}
+
 av_status av_vae_create(av_vae **vae, av_backend *be, const av_model_spec *spec,
                         const av_design *design, const double *prior, int64_t max_rows) {
   av_vae *made = av_calloc(1, sizeof *made);

@@ -70,13 +70,21 @@ static void fill_tables(av_factors *factors, const av_layout *layout, const doub
   }
 }
 
-/* Mean of factor k's loadings with weights mean_rho. */
+static double sum_of(const double *values, int64_t n) {
+  double sum = 0.0;
+  for (int64_t i = 0; i < n; ++i) {
+    sum += values[i];
+  }
+  return sum;
+}
+
+/* Mean of factor k's loadings with weights mean_rho, which do not add up to 1 with size factors. */
 static double centre(const av_factors *factors, const double *mean_rho, int64_t k) {
   double sum = 0.0;
   for (int64_t g = 0; g < factors->n_genes; ++g) {
     sum += mean_rho[g] * factors->loadings[g * factors->n_latent + k];
   }
-  return sum;
+  return sum / sum_of(mean_rho, factors->n_genes);
 }
 
 static void fill_shares(av_factors *factors, const double *mean_rho, const double *z_variance) {
@@ -139,10 +147,11 @@ void av_factors_fix_signs(const av_layout *layout, const double *running, const 
                           double *params) {
   const int64_t genes = layout->spec.n_genes;
   const int64_t n_latent = layout->spec.n_latent;
+  const double weights = sum_of(mean_rho, genes);
   for (int64_t k = 0; k < n_latent && !layout->spec.simplex; ++k) {
     double middle = 0.0;
     for (int64_t g = 0; g < genes; ++g) {
-      middle += mean_rho[g] * loading(layout, params, running, g, k);
+      middle += mean_rho[g] * loading(layout, params, running, g, k) / weights;
     }
     double largest = 0.0;
     for (int64_t g = 0; g < genes; ++g) {

@@ -194,12 +194,16 @@ typedef struct sums {
   av_wide *squares; /* (K) */
 } sums;
 
-/* Mean rho per gene is small: another 30 bits after the point. */
-#define RHO_SCALE AV_FIXED_ONE
+/* What rho is multiplied by before it is summed. A share of the cell is small: another 30 bits
+ * after the point. A softplus, counts over size factors of any scale, may be as large as 10^7. */
+static double rho_scale(const av_model_spec *spec) {
+  return spec->size_factor ? 0x1p15 : AV_FIXED_ONE;
+}
 
 static av_status add_rows(av_posterior *posterior, int64_t first, int64_t n, float *rho,
                           sums *total) {
   const av_model_spec *spec = &av_vae_layout(posterior->vae)->spec;
+  const double scale = rho_scale(spec);
   AV_TRY(encode(posterior, first, n));
   AV_TRY(av_vae_decode(posterior->vae, posterior->batch, NULL, rho, NULL));
   for (int64_t i = 0; i < n; ++i) {
@@ -209,7 +213,7 @@ static av_status add_rows(av_posterior *posterior, int64_t first, int64_t n, flo
     }
     av_wide_add(total->cells, 1.0);
     for (int64_t g = 0; g < spec->n_genes; ++g) {
-      av_wide_add(&total->rho[g], RHO_SCALE * (double)rho[i * spec->n_genes + g]);
+      av_wide_add(&total->rho[g], scale * (double)rho[i * spec->n_genes + g]);
     }
     if (spec->simplex) {
       av_softmax(spec->n_latent, z, z);
@@ -258,7 +262,7 @@ av_status av_posterior_summary(av_posterior *posterior, double *mean_rho, double
   if (status == AV_OK) {
     const double cells = av_wide_value(total.cells);
     for (int64_t g = 0; g < spec->n_genes; ++g) {
-      mean_rho[g] = av_wide_value(&total.rho[g]) / RHO_SCALE / cells;
+      mean_rho[g] = av_wide_value(&total.rho[g]) / rho_scale(spec) / cells;
     }
     for (int64_t k = 0; k < spec->n_latent; ++k) {
       const double mean = av_wide_value(&total.z[k]) / cells;

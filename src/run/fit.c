@@ -12,6 +12,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 bool av_fitting_applies(const av_config *config) {
   return config->model.load != NULL && config->train.max_epochs == 0;
@@ -44,6 +45,8 @@ void av_fitting_free(av_fitting *f) {
   av_vae_free(&f->vae);
   av_fit_free(&f->fit);
   av_restarts_free(&f->restarts);
+  free(f->prior);
+  f->prior = NULL;
 }
 
 /* Times a stage and leaves the enclosing function when it fails. */
@@ -57,7 +60,20 @@ void av_fitting_free(av_fitting *f) {
 
 /* ---- one fit ---- */
 
-static av_status starting_values(const av_fitting *f, const av_layout *layout, int64_t seed,
+/* Of the data alone, so it is made (and warned of) once, whatever the number of restarts. */
+static av_status library_prior(av_fitting *f, int64_t n_batches, bool warn, double *prior) {
+  const size_t n = (size_t)(2 * n_batches);
+  if (f->prior == NULL) {
+    f->prior = av_calloc(n, sizeof *f->prior);
+    AV_TRY(av_agree(f->comm,
+                    f->prior == NULL ? av_fail(AV_NOMEM, "out of memory (library prior)") : AV_OK));
+    AV_TRY(av_library_prior(f->comm, f->dataset, warn, f->prior));
+  }
+  memcpy(prior, f->prior, n * sizeof *prior);
+  return AV_OK;
+}
+
+static av_status starting_values(av_fitting *f, const av_layout *layout, int64_t seed,
                                  av_values *values) {
   const av_config *config = f->config;
   AV_TRY(av_agree(f->comm, av_values_create(values, layout)));
@@ -65,7 +81,7 @@ static av_status starting_values(const av_fitting *f, const av_layout *layout, i
     return av_agree(f->comm, av_saved_values(f->loaded, layout, config->model.load, values));
   }
   av_init_values(layout, (uint64_t)seed, values->params, values->running);
-  AV_TRY(av_library_prior(f->comm, f->dataset, values->prior));
+  AV_TRY(library_prior(f, layout->spec.n_batches, layout->spec.latent_library, values->prior));
   return config->model.init == AV_INIT_DATA
              ? av_init_from_data(f->comm, f->dataset, f->split->of, layout, values->params)
              : AV_OK;
@@ -78,6 +94,7 @@ static av_status begin(av_fitting *f, int64_t seed) {
   av_vae_free(&f->vae);
   av_fit_free(&f->fit);
   av_layout layout = {0};
+  AV_TRY(av_agree(f->comm, av_vae_possible(&spec, &f->dataset->design)));
   av_status status = av_agree(f->comm, av_layout_create(&layout, &spec));
   if (status == AV_OK) {
     status = starting_values(f, &layout, seed, &f->fit.values);
@@ -123,6 +140,13 @@ static bool all_finite(int64_t n, const double *values) {
   return true;
 }
 
+/* What may help a training whose numbers overflow. */
+static const char *remedy(const av_fitting *f) {
+  return f->dataset->n_continuous > 0
+             ? "try continuous covariates on the scale of 1, or a smaller train.lr"
+             : "try a smaller train.lr";
+}
+
 /* What the last step of all did shows in no training loss any more. */
 static av_status check_values(const av_fitting *f) {
   const av_layout *layout = av_vae_layout(f->vae);
@@ -131,9 +155,8 @@ static av_status check_values(const av_fitting *f) {
     return AV_OK;
   }
   return av_fail(AV_NUMERIC,
-                 "training failed: the model holds values that are not finite; try a smaller "
-                 "train.lr (now %g)",
-                 f->config->train.lr);
+                 "training failed: the model holds values that are not finite; %s (now %g)",
+                 remedy(f), f->config->train.lr);
 }
 
 static av_status train(av_fitting *f, int64_t seed) {
@@ -181,9 +204,15 @@ static av_status read_factors(av_fitting *f) {
   return status;
 }
 
+/* The model for inference, in place of an earlier one. */
+static av_status open_posterior(av_fitting *f) {
+  av_posterior_free(&f->posterior);
+  return av_posterior_create(&f->posterior, f->comm, f->config, f->dataset, f->be, f->data, f->vae,
+                             av_trainer_rows(f->config, f->dataset->n_local));
+}
+
 static av_status infer(av_fitting *f) {
-  AV_TRY(av_posterior_create(&f->posterior, f->comm, f->config, f->dataset, f->be, f->data, f->vae,
-                             av_trainer_rows(f->config, f->dataset->n_local)));
+  AV_TRY(open_posterior(f));
   return f->config->model.linear_decoder ? read_factors(f) : AV_OK;
 }
 
@@ -212,6 +241,11 @@ static av_status evaluate(av_fitting *f) {
       result->losses[i] += losses[i] / n_draws;
     }
   }
+  if (!applied && !all_finite(AV_LOSSES, result->losses)) {
+    return av_fail(AV_NUMERIC,
+                   "training failed: the negative ELBO of the %s cells is not finite; %s (now %g)",
+                   av_result_cells(result), remedy(f), config->train.lr);
+  }
   return AV_OK;
 }
 
@@ -219,7 +253,7 @@ static av_status fit_once(av_fitting *f, int64_t seed) {
   STAGE(f, "starting values", begin(f, seed));
   STAGE(f, "train", train(f, seed));
   STAGE(f, "factors", infer(f));
-  STAGE(f, "evaluate", evaluate(f));
+  STAGE(f, "evaluate", av_agree(f->comm, evaluate(f)));
   return AV_OK;
 }
 
@@ -241,13 +275,14 @@ static av_status compare(av_fitting *f, int64_t seed, av_fit *best) {
   return AV_OK;
 }
 
-/* The best fit's values into the model, in place of the last one's. */
+/* The best fit's values into the model, in place of the last one's, which may have failed before it
+ * came to inference. */
 static av_status settle(av_fitting *f, av_fit *best) {
   av_fit_free(&f->fit);
   f->fit = *best;
   *best = (av_fit){0};
   AV_TRY(av_agree(f->comm, av_vae_set_values(f->vae, f->fit.values.params, f->fit.values.running)));
-  av_vae_begin_inference(f->vae);
+  AV_TRY(open_posterior(f));
   return f->config->model.linear_decoder
              ? av_restarts_stability(&f->restarts, f->comm, &f->fit.factors)
              : AV_OK;

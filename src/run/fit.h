@@ -46,15 +46,17 @@ typedef struct av_fitting {
   av_vae *vae; /* holds fit.values */
   av_posterior posterior;
   av_fit fit;
+  double *prior;        /* (S, 2) of the library, which every restart begins with; NULL if loaded */
   av_restarts restarts; /* most = 0 unless there are several */
 } av_fitting;
 
 /* Starting values, training, sign rule, factors, evaluation; with several restarts all of it for
  * each, of which the one with the least negative ELBO stays. Every restart has the same split and
  * is evaluated with the same draws of z and l, eight a cell; starting values, minibatches and the
- * draws of training follow its own seed. One that fails numerically is left out with a warning,
- * unless all do. A model that is loaded and not trained further (max_epochs
- * = 0) stays as it is. Free also after a failure. Collective. */
+ * draws of training follow its own seed. A fit whose values or losses end up not finite has failed
+ * numerically (AV_NUMERIC); of several it is left out with a warning, unless all fail. A model that
+ * is loaded and not trained further (max_epochs = 0) stays as it is. Free also after a failure.
+ * Collective. */
 av_status av_fitting_run(av_fitting *fitting);
 void av_fitting_free(av_fitting *fitting);
 

@@ -183,6 +183,7 @@ static av_status make_plan(const av_config *config, av_dataset *dataset, const a
   AV_TRY(av_stopping_possible(config, made->n_validation));
   AV_TRY(size_design(dataset));
   const av_model_spec spec = av_model_spec_from(config, dataset);
+  AV_TRY(av_vae_possible(&spec, &dataset->design));
   av_layout layout = {0};
   av_partition partition = {0};
   AV_TRY(av_layout_create(&layout, &spec));

@@ -1,4 +1,4 @@
-/* Every operation of the cpu backend but the decoder's, against the reference backend on the same
+/* Every operation of the cpu backend but the decoders', against the reference backend on the same
  * numbers: max |difference| <= 1e-5 of the largest entry of each array. */
 #include "backend/twin.h"
 
@@ -11,67 +11,6 @@
 #include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
-
-#define TOLERANCE 1e-5
-
-/* Shapes every test runs on: odd and large, empty and single minibatches, 1 and 2 threads. */
-static const twin_shape shapes[] = {
-    {.cells = 40, .genes = 1, .batches = 1, .rows = 5, .filled = 0.7, .threads = 1},
-    {.cells = 40,
-     .genes = 33,
-     .batches = 3,
-     .rows = 0,
-     .filled = 9,
-     .threads = 2,
-     .categorical = 2,
-     .continuous = 3},
-    {.cells = 40,
-     .genes = 33,
-     .batches = 3,
-     .rows = 1,
-     .filled = 9,
-     .threads = 2,
-     .categorical = 3,
-     .continuous = 1},
-    {.cells = 50, .genes = 257, .batches = 2, .rows = 2, .filled = 30, .threads = 2},
-    {.cells = 200, .genes = 500, .batches = 1, .rows = 130, .filled = 40, .threads = 1},
-    {.cells = 200, .genes = 500, .batches = 90, .rows = 130, .filled = 40, .threads = 2},
-    {.cells = 60,
-     .genes = 300,
-     .batches = 4,
-     .rows = 37,
-     .filled = 60,
-     .threads = 3,
-     .fractions = true,
-     .categorical = 5,
-     .continuous = 4,
-     .size_factors = true},
-    {.cells = 90,
-     .genes = 140,
-     .batches = 1,
-     .rows = 77,
-     .filled = 30,
-     .threads = 2,
-     .categorical = 1,
-     .continuous = 2,
-     .size_factors = true},
-    {.cells = 30, .genes = 66000, .batches = 2, .rows = 17, .filled = 200, .threads = 2}};
-
-/* Runs `check` on every shape, order-free or not, and on every instruction set of this machine. */
-static void on_all_shapes(void (*check)(av_twin *)) {
-  for (size_t s = 0; s < sizeof shapes / sizeof *shapes; ++s) {
-    for (int strict = 0; strict < 2; ++strict) {
-      twin_shape shape = shapes[s];
-      shape.strict = strict != 0;
-      av_twin twin;
-      twin_open(&twin, &shape);
-      for (int set = 0; use_instructions(&twin.be[CPU], set); ++set) {
-        check(&twin);
-      }
-      twin_close(&twin);
-    }
-  }
-}
 
 static void check_memory(av_twin *twin) {
   source from = {.item = 11};
@@ -348,109 +287,6 @@ static void check_latent(av_twin *twin) {
   check_latent_case(twin, 6, true, false, true);
 }
 
-/* M has no meaning for columns without cells (the backends differ): there 0 on both sides. */
-static void same_back(av_pair *back, int64_t k, int64_t batches, const double *cells) {
-  double *values[TWINS] = {pair_read(back, REFERENCE), pair_read(back, CPU)};
-  for (int64_t s = 0; s < batches; ++s) {
-    for (int64_t a = 0; a < k && cells[s] == 0.0; ++a) {
-      values[REFERENCE][k + a * (k + batches) + k + s] = 0.0;
-      values[CPU][k + a * (k + batches) + k + s] = 0.0;
-    }
-  }
-  same_numbers("fold_grad back", back->n, values[CPU], values[REFERENCE], TOLERANCE, 0.0);
-  free(values[REFERENCE]);
-  free(values[CPU]);
-}
-
-static void check_fold_case(av_twin *twin, int64_t k, bool onehot, bool biased) {
-  source from = {.item = 500};
-  const int64_t genes = twin->dataset.n_genes;
-  const int64_t batches = onehot ? twin->columns : 0;
-  const int64_t width = k + batches;
-  if (width * genes > 1000000) {
-    return; /* the reference builds the whole covariance for every gene */
-  }
-  av_pair z = pair_normals(twin, AV_REAL, twin->n * k, &from, 0.5, 1);
-  av_pair w = pair_normals(twin, AV_REAL, width * genes, &from, 0, 0.5);
-  av_pair gamma = pair_normals(twin, AV_REAL, genes, &from, 1, 0.2);
-  av_pair beta = pair_normals(twin, AV_REAL, genes, &from, 0, 1);
-  av_pair running = pair_normals(twin, AV_REAL, 2 * genes, &from, 1, 0.1);
-  av_pair bias = pair_normals(twin, AV_REAL, genes, &from, 0.5, 1);
-  av_pair a = pair_zeros(twin, AV_REAL, width * genes);
-  av_pair c = pair_zeros(twin, AV_REAL, genes);
-  av_pair inv_sigma = pair_zeros(twin, AV_REAL, genes);
-  av_pair stats = pair_normals(twin, AV_SUM, av_fold_stats_size(&twin->dataset.design, k, batches),
-                               &from, 0, 1);
-  av_pair p = pair_normals(twin, AV_GRAD, width * genes, &from, 0, 1);
-  av_pair s = pair_normals(twin, AV_GRAD, genes, &from, 0, 1);
-  av_pair dw = pair_zeros(twin, AV_GRAD, width * genes);
-  av_pair dgamma = pair_zeros(twin, AV_GRAD, genes);
-  av_pair dbeta = pair_zeros(twin, AV_GRAD, genes);
-  av_pair back = pair_zeros(twin, AV_SUM, k + k * width);
-  av_pair dz = pair_normals(twin, AV_REAL, twin->n * k, &from, 0, 1);
-  av_fold fold[TWINS];
-  for (int training = 0; training < 2; ++training) {
-    for (int t = 0; t < TWINS; ++t) {
-      fold[t] = (av_fold){.design = &twin->dataset.design,
-                          .n_genes = genes,
-                          .n_in = k,
-                          .n_onehot = batches,
-                          .training = training != 0,
-                          .n_cells = twin->n,
-                          .w = w.at[t],
-                          .bias = biased ? bias.at[t] : NULL,
-                          .gamma = gamma.at[t],
-                          .beta = beta.at[t],
-                          .running = running.at[t],
-                          .a = a.at[t],
-                          .c = c.at[t],
-                          .inv_sigma = inv_sigma.at[t]};
-    }
-    if (training != 0 && twin->n == 0) {
-      break; /* no global minibatch is empty */
-    }
-    BOTH(twin, fold_sums(be, batch, k, batches, z.at[t], stats.at[t]));
-    same("fold_sums", &stats, TOLERANCE);
-    BOTH(twin, fold(be, &fold[t], stats.at[t]));
-    same("fold a", &a, TOLERANCE);
-    same("fold c", &c, TOLERANCE);
-    same("fold inv_sigma", &inv_sigma, TOLERANCE);
-    same("fold running", &running, TOLERANCE);
-  }
-  if (twin->n > 0) {
-    /* a row of p without cells is zero, as a decoder would leave it */
-    double *values = pair_read(&p, REFERENCE);
-    double *counts = pair_read(&stats, REFERENCE);
-    for (int64_t d = 0; d < batches; ++d) {
-      for (int64_t g = 0; g < genes && counts[d] == 0.0; ++g) {
-        values[(k + d) * genes + g] = 0.0;
-      }
-    }
-    pair_set(&p, values);
-    BOTH(twin, fold_grad(be, &fold[t], stats.at[t], p.at[t], s.at[t], dw.at[t], dgamma.at[t],
-                         dbeta.at[t], back.at[t]));
-    same("fold_grad dw", &dw, TOLERANCE);
-    same("fold_grad dgamma", &dgamma, TOLERANCE);
-    same("fold_grad dbeta", &dbeta, TOLERANCE);
-    same_back(&back, k, batches, counts);
-    BOTH(twin, fold_correct(be, batch, &fold[t], stats.at[t], back.at[t], z.at[t], dz.at[t]));
-    same("fold_correct dz", &dz, TOLERANCE);
-    free(values);
-    free(counts);
-  }
-  av_pair *all[] = {&z, &w,  &gamma,  &beta,  &running, &a,  &c,     &inv_sigma, &p,
-                    &s, &dw, &dgamma, &dbeta, &back,    &dz, &stats, &bias};
-  for (size_t i = 0; i < sizeof all / sizeof *all; ++i) {
-    pair_free(all[i]);
-  }
-}
-
-static void check_fold(av_twin *twin) {
-  check_fold_case(twin, 10, true, false);
-  check_fold_case(twin, 3, false, true);
-  check_fold_case(twin, 5, true, true);
-}
-
 static void check_adam_case(av_twin *twin, int64_t n, bool decoupled, double clip) {
   source from = {.item = 600};
   av_pair p = pair_normals(twin, AV_REAL, n, &from, 0, 1);
@@ -551,10 +387,6 @@ static void latent(void **state) {
   (void)state;
   on_all_shapes(check_latent);
 }
-static void fold(void **state) {
-  (void)state;
-  on_all_shapes(check_fold);
-}
 static void adam(void **state) {
   (void)state;
   on_all_shapes(check_adam);
@@ -568,10 +400,10 @@ int main(int argc, char **argv) {
   if (MPI_Init(&argc, &argv) != MPI_SUCCESS) {
     return 1;
   }
-  const struct CMUnitTest tests[] = {cmocka_unit_test(memory), cmocka_unit_test(sparse),
-                                     cmocka_unit_test(linear), cmocka_unit_test(norm),
-                                     cmocka_unit_test(latent), cmocka_unit_test(fold),
-                                     cmocka_unit_test(adam),   cmocka_unit_test(nan_stays)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(memory),   cmocka_unit_test(sparse),
+                                     cmocka_unit_test(linear),   cmocka_unit_test(norm),
+                                     cmocka_unit_test(latent),   cmocka_unit_test(adam),
+                                     cmocka_unit_test(nan_stays)};
   const int failed = cmocka_run_group_tests(tests, NULL, NULL);
   MPI_Finalize();
   return failed;

@@ -1,140 +1,19 @@
 /* Order-free mode: one minibatch split in different ways over the ranks of this run and over 1 or 2
  * threads gives the bits that one rank with one thread gets; the plain mode gives the same bits
  * when it runs again. Every rank holds all cells and takes its share of the rows. */
-#include "backend/twin.h"
+#include "backend/strict_run.h"
 
 #include "backend/latent.h"
-#include "base/memory.h"
 #include "config/config.h"
 #include "math/rng.h"
 
-#include <math.h>
-#include <mpi.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-enum { CELLS = 90, ROWS = 61, WIDTH = 38, LATENT = 6, CONTINUOUS = 2, BLOCKS = 64, MOST = 4096 };
-enum { INPUTS = LATENT + CONTINUOUS };
-
-/* One backend with its rows [first, first + n) of the minibatch, and the results so far. */
-typedef struct run {
-  av_backend be;
-  av_data *data;
-  av_batch *batch;
-  int64_t first, n;
-  int64_t genes, batches, labels;
-  int64_t onehot; /* O: batches and two covariates */
-  uint64_t *sums; /* checksums of results that all ranks share */
-  int n_sums;
-  double *cells; /* results of this rank's cells, one block after another */
-  int64_t n_cells, most_cells;
-  int64_t width[BLOCKS]; /* numbers a row of each block */
-  int n_blocks;
-} run;
+enum { WIDTH = 38, LATENT = 6, CONTINUOUS = 2, INPUTS = LATENT + CONTINUOUS };
 
 static av_comm world;
 static av_comm self;
 static av_dataset dataset;
-
-static void require(av_status status) {
-  if (status != AV_OK) {
-    av_error_print();
-  }
-  assert_int_equal(status, AV_OK);
-}
-
-static void run_open(run *r, const av_comm *comm, int threads, bool strict, int64_t first,
-                     int64_t n) {
-  *r = (run){.first = first,
-             .n = n,
-             .genes = dataset.n_genes,
-             .batches = dataset.batch.levels.n,
-             .labels = dataset.label.levels.n,
-             .onehot = dataset.design.n_onehot,
-             .most_cells = ROWS * MOST};
-  require(av_backend_open(&r->be, AV_BACKEND_CPU, comm, threads, strict));
-  require(r->be.ops->data_load(&r->be, &dataset, &r->data));
-  require(r->be.ops->batch_create(&r->be, r->data, ROWS, &r->batch));
-  int64_t rows[ROWS];
-  for (int64_t i = 0; i < n; ++i) {
-    rows[i] = ((first + i) * 7 + 2) % CELLS;
-  }
-  r->be.ops->batch_select(&r->be, r->batch, n, rows);
-  r->sums = av_calloc(256, sizeof *r->sums);
-  r->cells = av_calloc((size_t)r->most_cells, sizeof *r->cells);
-  assert_true(r->sums && r->cells);
-}
-
-static void run_close(run *r) {
-  r->be.ops->batch_free(&r->be, r->batch);
-  r->be.ops->data_free(&r->be, r->data);
-  av_backend_close(&r->be);
-  free(r->sums);
-  free(r->cells);
-}
-
-static void *array(run *r, av_kind kind, int64_t n) {
-  void *made = NULL;
-  require(r->be.ops->alloc(&r->be, kind, n, &made));
-  return made;
-}
-
-/* The same numbers on every rank; `rows` > 0: this rank's part of that many for each row. */
-static void *numbers(run *r, av_kind kind, int64_t rows_of, int64_t n, uint64_t item, double shift,
-                     double scale) {
-  const int64_t rows = rows_of > 0 ? r->n : 1;
-  void *made = array(r, kind, rows * n);
-  double *values = av_calloc((size_t)(rows * n), sizeof *values);
-  assert_non_null(values);
-  source from = {.item = (item << 24) + (rows_of > 0 ? (uint64_t)(r->first * n) : 0)};
-  for (int64_t i = 0; i < rows * n; ++i) {
-    const double x = source_normal(&from);
-    values[i] = (double)(float)(shift + scale * x * fabs(x) * fabs(x)); /* heavy tails */
-  }
-  require(r->be.ops->write(&r->be, kind, made, rows * n, values));
-  free(values);
-  return made;
-}
-
-/* Notes a checksum of an array that all ranks have in common. */
-static void note_shared(run *r, av_kind kind, const void *at, int64_t n) {
-  double *values = av_calloc((size_t)n, sizeof *values);
-  assert_non_null(values);
-  require(r->be.ops->read(&r->be, kind, at, n, values));
-  uint64_t sum = 14695981039346656037u;
-  for (int64_t i = 0; i < n; ++i) {
-    uint64_t bits = 0;
-    const double value = values[i] + 0.0; /* -0 is 0 */
-    assert_true(isfinite(value));
-    memcpy(&bits, &value, sizeof bits);
-    sum = (sum ^ bits) * 1099511628211u;
-    sum ^= sum >> 29;
-  }
-  assert_true(r->n_sums < 256);
-  r->sums[r->n_sums++] = sum;
-  free(values);
-}
-
-/* The same of an array that is made global first. */
-static void note_sum(run *r, av_kind kind, void *at, int64_t n) {
-  av_backend_allreduce(&r->be, kind, at, n);
-  note_shared(r, kind, at, n);
-}
-
-/* Notes n numbers for each of this rank's rows. */
-static void note_cells(run *r, const void *at, int64_t n) {
-  assert_true(r->n_cells + r->n * n <= r->most_cells && r->n_blocks < BLOCKS);
-  r->width[r->n_blocks++] = n;
-  require(r->be.ops->read(&r->be, AV_REAL, at, r->n * n, r->cells + r->n_cells));
-  r->n_cells += r->n * n;
-}
-
-static void release(run *r, void **arrays, size_t n) {
-  for (size_t i = 0; i < n; ++i) {
-    r->be.ops->release(&r->be, arrays[i]);
-  }
-}
 
 static void layers(run *r, bool covariates) {
   av_backend *be = &r->be;
@@ -252,7 +131,7 @@ static void linear_decoder(run *r, int likelihood, int dispersion, bool biased) 
   const av_backend_ops *ops = be->ops;
   const int64_t width = INPUTS + r->onehot;
   const int64_t genes = r->genes;
-  const int64_t n_stats = av_fold_stats_size(&dataset.design, INPUTS, r->onehot);
+  const int64_t n_stats = av_fold_stats_size(&r->dataset->design, INPUTS, r->onehot);
   const int64_t rows = dispersion == AV_DISPERSION_GENE_LABEL ? r->labels : r->batches;
   void *z = numbers(r, AV_REAL, 1, INPUTS, 30, 0, 0.5);
   void *l = numbers(r, AV_REAL, 1, 1, 31, 6, 0.1);
@@ -276,7 +155,7 @@ static void linear_decoder(run *r, int likelihood, int dispersion, bool biased) 
   void *dz = array(r, AV_REAL, r->n * INPUTS);
   void *dl = array(r, AV_REAL, r->n);
   void *losses = array(r, AV_SUM, AV_LOSSES);
-  const av_fold fold = {.design = &dataset.design,
+  const av_fold fold = {.design = &r->dataset->design,
                         .n_genes = genes,
                         .n_in = INPUTS,
                         .n_onehot = r->onehot,
@@ -456,7 +335,7 @@ static void any_split_gives_the_same_bits(void **state) {
   (void)state;
   for (int set = 0;; ++set) {
     run whole;
-    run_open(&whole, &self, 1, true, 0, ROWS);
+    run_open(&whole, &self, &dataset, 1, true, 0, ROWS);
     if (!use_instructions(&whole.be, set)) {
       run_close(&whole);
       break;
@@ -472,7 +351,7 @@ static void any_split_gives_the_same_bits(void **state) {
         int64_t end = 0;
         share(split, &first, &end);
         run part;
-        run_open(&part, &world, threads, true, first, end - first);
+        run_open(&part, &world, &dataset, threads, true, first, end - first);
         assert_true(use_instructions(&part.be, set));
         everything(&part);
         same_sums(&part, &whole);
@@ -492,8 +371,8 @@ static void plain_mode_repeats(void **state) {
   for (int threads = 1; threads <= 2; ++threads) {
     run one;
     run two;
-    run_open(&one, &world, threads, false, first, end - first);
-    run_open(&two, &world, threads, false, first, end - first);
+    run_open(&one, &world, &dataset, threads, false, first, end - first);
+    run_open(&two, &world, &dataset, threads, false, first, end - first);
     everything(&one);
     everything(&two);
     same_sums(&one, &two);
@@ -512,8 +391,8 @@ static void plain_mode_depends_on_the_split(void **state) {
   int64_t first = 0;
   int64_t end = 0;
   share(0, &first, &end);
-  run_open(&whole, &self, 1, false, 0, ROWS);
-  run_open(&part, &world, 1, false, first, end - first);
+  run_open(&whole, &self, &dataset, 1, false, 0, ROWS);
+  run_open(&part, &world, &dataset, 1, false, first, end - first);
   everything(&whole);
   everything(&part);
   int differ = 0;

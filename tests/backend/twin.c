@@ -21,7 +21,7 @@ double source_normal(source *from) {
   return out[0];
 }
 
-static void require(av_status status) {
+void require(av_status status) {
   if (status != AV_OK) {
     av_error_print();
   }
@@ -271,4 +271,62 @@ void same_part(const char *what, const av_pair *pair, int64_t row, int64_t n, do
 
 void same(const char *what, const av_pair *pair, double tolerance) {
   same_beside(what, pair, tolerance, 0.0);
+}
+
+/* Shapes every test runs on: odd and large, empty and single minibatches, 1 and 2 threads. */
+static const twin_shape shapes[] = {
+    {.cells = 40, .genes = 1, .batches = 1, .rows = 5, .filled = 0.7, .threads = 1},
+    {.cells = 40,
+     .genes = 33,
+     .batches = 3,
+     .rows = 0,
+     .filled = 9,
+     .threads = 2,
+     .categorical = 2,
+     .continuous = 3},
+    {.cells = 40,
+     .genes = 33,
+     .batches = 3,
+     .rows = 1,
+     .filled = 9,
+     .threads = 2,
+     .categorical = 3,
+     .continuous = 1},
+    {.cells = 50, .genes = 257, .batches = 2, .rows = 2, .filled = 30, .threads = 2},
+    {.cells = 200, .genes = 500, .batches = 1, .rows = 130, .filled = 40, .threads = 1},
+    {.cells = 200, .genes = 500, .batches = 90, .rows = 130, .filled = 40, .threads = 2},
+    {.cells = 60,
+     .genes = 300,
+     .batches = 4,
+     .rows = 37,
+     .filled = 60,
+     .threads = 3,
+     .fractions = true,
+     .categorical = 5,
+     .continuous = 4,
+     .size_factors = true},
+    {.cells = 90,
+     .genes = 140,
+     .batches = 1,
+     .rows = 77,
+     .filled = 30,
+     .threads = 2,
+     .categorical = 1,
+     .continuous = 2,
+     .size_factors = true},
+    {.cells = 30, .genes = 66000, .batches = 2, .rows = 17, .filled = 200, .threads = 2}};
+
+void on_all_shapes(void (*check)(av_twin *)) {
+  for (size_t s = 0; s < sizeof shapes / sizeof *shapes; ++s) {
+    for (int strict = 0; strict < 2; ++strict) {
+      twin_shape shape = shapes[s];
+      shape.strict = strict != 0;
+      av_twin twin;
+      twin_open(&twin, &shape);
+      for (int set = 0; use_instructions(&twin.be[CPU], set); ++set) {
+        check(&twin);
+      }
+      twin_close(&twin);
+    }
+  }
 }

@@ -11,6 +11,12 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+/* Entries may differ by this share of the largest of their array. */
+#define TOLERANCE 1e-5
+
+/* Fails the test, with the error's text, unless `status` is AV_OK. */
+void require(av_status status);
+
 /* Random numbers of the tests: the same on every rank. */
 typedef struct source {
   uint64_t item;
@@ -57,6 +63,10 @@ void twin_close(av_twin *twin);
 /* The cpu backend's instruction sets that this machine runs: switches to number i; false past the
  * last. */
 bool use_instructions(av_backend *be, int i);
+
+/* Runs `check` on shapes of every kind, order-free or not, and on every instruction set of this
+ * machine. */
+void on_all_shapes(void (*check)(av_twin *));
 
 /* An array on both backends. */
 typedef struct av_pair {

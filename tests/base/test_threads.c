@@ -7,12 +7,11 @@
 #include <cmocka.h>
 
 #include "base/threads.h"
+#include "base/cgroup_tree.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 enum { MOST_RANKS = 8 };
 
@@ -310,77 +309,46 @@ static void tasks_and_ranks(void **unused) {
       "or srun --mpi=pmix");
 }
 
-/* A small /sys/fs/cgroup. */
-static char mount_point[64];
-
-static void put(const char *folder, const char *name, const char *text) {
-  char path[512];
-  snprintf(path, sizeof path, "%s", mount_point);
-  char copy[256];
-  snprintf(copy, sizeof copy, "%s", folder);
-  char *save = NULL;
-  for (char *part = strtok_r(copy, "/", &save); part != NULL; part = strtok_r(NULL, "/", &save)) {
-    strcat(strcat(path, "/"), part);
-    mkdir(path, 0700);
-  }
-  strcat(strcat(path, "/"), name);
-  FILE *file = fopen(path, "w");
-  assert_non_null(file);
-  fputs(text, file);
-  assert_int_equal(fclose(file), 0);
-}
-
-static int new_mount(void **unused) {
-  (void)unused;
-  snprintf(mount_point, sizeof mount_point, "/tmp/atlasvi_cgroup_XXXXXX");
-  return mkdtemp(mount_point) == NULL;
-}
-
-static int remove_mount(void **unused) {
-  (void)unused;
-  char command[128];
-  snprintf(command, sizeof command, "rm -r '%s'", mount_point);
-  return system(command);
-}
+/* ---- in a small /sys/fs/cgroup ---- */
 
 static void cgroup_version_2(void **unused) {
   (void)unused;
-  put("job/step", "cpu.max", "max 100000\n");
-  put("job", "cpu.max", "250000 100000\n");
-  put("other", "cpu.max", "100000 100000\n");
-  assert_int_equal(av_cgroup_cores(mount_point, "0::/other\n"), 1);
-  assert_int_equal(av_cgroup_cores(mount_point, "0::/job\n"), 3);      /* 2.5, rounded up */
-  assert_int_equal(av_cgroup_cores(mount_point, "0::/job/step\n"), 3); /* from above */
-  assert_int_equal(av_cgroup_cores(mount_point, "0::/\n"), 0);
-  assert_int_equal(av_cgroup_cores(mount_point, ""), 0);
-  put("", "cpu.max", "50000 100000\n"); /* a container's own root */
-  assert_int_equal(av_cgroup_cores(mount_point, "0::/\n"), 1);
-  assert_int_equal(av_cgroup_cores(mount_point, "0::/not/seen/from/here\n"), 1);
+  tree_put("job/step", "cpu.max", "max 100000\n");
+  tree_put("job", "cpu.max", "250000 100000\n");
+  tree_put("other", "cpu.max", "100000 100000\n");
+  assert_int_equal(av_cgroup_cores(tree_root, "0::/other\n"), 1);
+  assert_int_equal(av_cgroup_cores(tree_root, "0::/job\n"), 3);      /* 2.5, rounded up */
+  assert_int_equal(av_cgroup_cores(tree_root, "0::/job/step\n"), 3); /* from above */
+  assert_int_equal(av_cgroup_cores(tree_root, "0::/\n"), 0);
+  assert_int_equal(av_cgroup_cores(tree_root, ""), 0);
+  tree_put("", "cpu.max", "50000 100000\n"); /* a container's own root */
+  assert_int_equal(av_cgroup_cores(tree_root, "0::/\n"), 1);
+  assert_int_equal(av_cgroup_cores(tree_root, "0::/not/seen/from/here\n"), 1);
 }
 
 static void cgroup_version_1(void **unused) {
   (void)unused;
-  put("cpu/docker", "cpu.cfs_quota_us", "600000\n");
-  put("cpu/docker", "cpu.cfs_period_us", "100000\n");
-  put("cpu", "cpu.cfs_quota_us", "-1\n");
-  put("cpu", "cpu.cfs_period_us", "100000\n");
-  put("cpuset/docker", "cpu.cfs_quota_us", "100000\n"); /* not the cpu controller's */
-  put("cpuset/docker", "cpu.cfs_period_us", "100000\n");
+  tree_put("cpu/docker", "cpu.cfs_quota_us", "600000\n");
+  tree_put("cpu/docker", "cpu.cfs_period_us", "100000\n");
+  tree_put("cpu", "cpu.cfs_quota_us", "-1\n");
+  tree_put("cpu", "cpu.cfs_period_us", "100000\n");
+  tree_put("cpuset/docker", "cpu.cfs_quota_us", "100000\n"); /* not the cpu controller's */
+  tree_put("cpuset/docker", "cpu.cfs_period_us", "100000\n");
   const char *text = "3:cpuset:/docker\n2:cpu,cpuacct:/docker\n1:memory:/docker\n0::/\n";
-  assert_int_equal(av_cgroup_cores(mount_point, text), 6);
-  assert_int_equal(av_cgroup_cores(mount_point, "2:cpu:/\n"), 0);
-  put("cpu,cpuacct/docker", "cpu.cfs_quota_us", "150000\n");
-  put("cpu,cpuacct/docker", "cpu.cfs_period_us", "100000\n");
-  assert_int_equal(av_cgroup_cores(mount_point, text), 2);
-  assert_int_equal(av_cgroup_cores(mount_point, "3:cpuset:/docker\n"), 0);
+  assert_int_equal(av_cgroup_cores(tree_root, text), 6);
+  assert_int_equal(av_cgroup_cores(tree_root, "2:cpu:/\n"), 0);
+  tree_put("cpu,cpuacct/docker", "cpu.cfs_quota_us", "150000\n");
+  tree_put("cpu,cpuacct/docker", "cpu.cfs_period_us", "100000\n");
+  assert_int_equal(av_cgroup_cores(tree_root, text), 2);
+  assert_int_equal(av_cgroup_cores(tree_root, "3:cpuset:/docker\n"), 0);
 }
 
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(every_case),
       cmocka_unit_test(tasks_and_ranks),
-      cmocka_unit_test_setup_teardown(cgroup_version_2, new_mount, remove_mount),
-      cmocka_unit_test_setup_teardown(cgroup_version_1, new_mount, remove_mount),
+      cmocka_unit_test_setup_teardown(cgroup_version_2, tree_begin, tree_end),
+      cmocka_unit_test_setup_teardown(cgroup_version_1, tree_begin, tree_end),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

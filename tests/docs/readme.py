@@ -5,8 +5,8 @@ usage: readme.py check|write
 
 The settings reference is `atlasvi help --markdown`, word for word; the benchmark table is that of
 tests/quality/benchmark_real.md; every path, option and INI key that README names exists;
-every argument of the originals (arguments.txt) has its row. `write` puts the two
-tables in.
+every argument of the originals (arguments.txt) has its row, and every row an answer. `write` puts
+the two tables in.
 """
 import os
 import re
@@ -68,6 +68,14 @@ def arguments_missing(text):
     return missing
 
 
+def rows_without_answer(text):
+    """Rows of the mapping table that name neither a key, a section or a file of ours, nor say why there is none."""
+    table = text[text.index("## From scanpy and scvi-tools"):text.index("## Promises")]
+    rows = [line.split("|") for line in table.splitlines() if line.startswith("| `") or line.startswith("| ELBO")]
+    answer = r"`(?:data|model|train|output|runtime)\.\w+`|`\[\w+\]`|`uns/|^ ?(?:none|not yet)\b"
+    return [row[1].strip() for row in rows if not re.search(answer, row[2])]
+
+
 def main():
     path = os.path.join(SOURCE, "README.md")
     with open(path) as file:
@@ -85,11 +93,14 @@ def main():
     missing = [name for name in sorted(paths_named(text)) if not os.path.exists(os.path.join(SOURCE, name))]
     if missing:
         sys.exit(f"README.md names what is not there: {', '.join(missing)}")
-    keys = set(re.findall(r"`(?:data|model|train|output|runtime)\.(\w+)`", text))
+    keys = set(re.findall(r"`((?:data|model|train|output|runtime)\.\w+)`", text))
     unknown = [key for key in sorted(keys)
                if subprocess.run([ATLASVI, "help", key], capture_output=True).returncode != 0]
     if unknown:
         sys.exit(f"README.md names unknown keys: {', '.join(unknown)}")
+    silent = rows_without_answer(text)
+    if silent:
+        sys.exit(f"README.md's table answers nothing for: {'; '.join(silent)}")
     unlisted = arguments_missing(text)
     if unlisted:
         sys.exit(f"README.md's table lacks: {', '.join(unlisted)}")

@@ -58,6 +58,10 @@ mpi() {
   echo "$MPIRUN --bind-to none -n $ranks $ATLASVI"
 }
 
+# shellcheck disable=SC2016  # expanded by the inner shell
+expect 'nowhere to print to' 74 '' '^atlasvi: error: standard output: No space left on device$' \
+  sh -c '"$ATLASVI" help >/dev/full'
+
 expect 'no arguments' 64 '' '(atlasvi RUN\.ini|[Uu]sage)' "$ATLASVI"
 expect 'no arguments, 2 ranks' 64 '' '(atlasvi RUN\.ini|[Uu]sage)' $(mpi 2)
 expect '--help' 0 'atlasvi RUN\.ini' '' "$ATLASVI" --help

@@ -328,6 +328,13 @@ def test_covariates():
                     r"obs/level: is 7\.5 in every cell, so this covariate has no effect\n"):
         check("constant " + pattern, re.search(pattern, reply["warnings"]), reply["warnings"])
 
+    # numbers as categories: taken, and said
+    warned = "; if it holds numbers, name it in continuous_covariate_keys\n"
+    reply = fine("numbers as categories", meta("cov.h5ad", KEYS["cat"] + "age"))
+    check("said", "obs/age: has 40 categories for 40 cells" + warned in reply["warnings"], reply["warnings"])
+    reply = fine("few categories", meta("cov.h5ad", KEYS["cat"] + "sex,plate"))
+    check("not said", warned not in reply["warnings"], reply["warnings"])
+
     for kind, where in (("cat", "categorical_covariate_keys"), ("num", "continuous_covariate_keys"),
                         ("size", "size_factor_key")):
         refused("absent " + kind, meta("cov.h5ad", KEYS[kind] + "agee"), 78,
@@ -338,7 +345,7 @@ def test_covariates():
         refused("twice " + kind, meta("cov.h5ad", KEYS[kind] + "age,days,age"), 78,
                 where + "_covariate_keys.*age.* is listed twice")
         refused("batch again " + kind, meta("cov.h5ad", "data.batch_key=batch", KEYS[kind] + "batch"), 78,
-                where + r'_covariate_keys: "batch" is the batch_key already$')
+                where + r'_covariate_keys: "batch" is the batch_key already; batch_key must name another column$')
     holes = CODES.astype("i1")
     holes[[4, 9]] = -1
     mk.replace(path("cov.h5ad"), "obs/hole", mk.categorical(holes, LEVELS), ["sex", "hole", "age"])

@@ -86,7 +86,7 @@ void rig_open_with(rig *r, const rig_kind *kind, const av_comm *comm, av_model_s
   toy_create(&r->dataset, &r->split, comm, n_cells, spec.n_genes, spec.n_batches);
   toy_add(&r->dataset, extras);
   spec = rig_spec_with(spec, extras);
-  assert_int_equal(av_library_prior(comm, &r->dataset, r->prior), AV_OK);
+  assert_int_equal(av_library_prior(comm, &r->dataset, true, r->prior), AV_OK);
   assert_int_equal(av_vae_create(&r->vae, &r->be, &spec, &r->dataset.design, r->prior,
                                  r->dataset.n_local),
                    AV_OK);

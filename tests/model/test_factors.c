@@ -1,5 +1,5 @@
-/* Loadings, intercepts, batch offsets, shares and signs of a linear decoder: that they are the decoder, and that
- * turning a factor round changes nothing. */
+/* Loadings, intercepts, batch offsets, shares and signs of a linear decoder: that they are the
+ * decoder, and that turning a factor round changes nothing. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -31,16 +31,22 @@ typedef struct scene {
   double mean_rho[GENES], z_variance[LATENT];
 } scene;
 
-static void scene_open(scene *s, const av_comm *over, int likelihood, int64_t n_batches) {
+static void scene_open_with(scene *s, const av_comm *over, int likelihood, int64_t n_batches,
+                            bool size_factor) {
+  const toy_extras extras = {.size_factor = size_factor};
   av_model_spec spec = rig_spec(true, likelihood, AV_DISPERSION_GENE, true, 1, n_batches);
   spec.n_genes = GENES;
   spec.n_latent = LATENT;
-  rig_open(&s->r, &kind, over, spec, CELLS);
+  rig_open_with(&s->r, &kind, over, spec, &extras, CELLS);
   assert_int_equal(av_config_defaults(&s->config), AV_OK);
   assert_int_equal(av_posterior_create(&s->posterior, over, &s->config, &s->r.dataset, &s->r.be,
                                        s->r.data, s->r.vae, ROWS_PER_PASS),
                    AV_OK);
   assert_int_equal(av_posterior_summary(&s->posterior, s->mean_rho, s->z_variance), AV_OK);
+}
+
+static void scene_open(scene *s, const av_comm *over, int likelihood, int64_t n_batches) {
+  scene_open_with(s, over, likelihood, n_batches, false);
 }
 
 static void scene_close(scene *s) {
@@ -126,8 +132,13 @@ static void check_summary(const scene *s, const av_dataset *alone) {
   for (int64_t i = 0; i < CELLS; ++i) {
     cells[i] = i;
   }
-  const direct_input in = {.layout = s->r.layout, .params = s->r.params, .running = s->r.running,
-                           .prior = s->r.prior, .dataset = alone, .n = CELLS, .cells = cells};
+  const direct_input in = {.layout = s->r.layout,
+                           .params = s->r.params,
+                           .running = s->r.running,
+                           .prior = s->r.prior,
+                           .dataset = alone,
+                           .n = CELLS,
+                           .cells = cells};
   direct_output all = direct_pass(&in);
   for (int64_t g = 0; g < GENES; ++g) {
     double mean = 0.0;
@@ -151,7 +162,8 @@ static void check_summary(const scene *s, const av_dataset *alone) {
   direct_free(&all);
 }
 
-/* share_k ~ Var(z_k) sum_g r_g (L_gk - sum_h r_h L_hk)^2, from scvi-tools' tensors. */
+/* share_k ~ Var(z_k) sum_g r_g (L_gk - sum_h r_h L_hk)^2, r the mean rho scaled to add up to 1,
+ * from scvi-tools' tensors. */
 static void direct_shares(const scene *s, double *share) {
   int64_t rows = 0;
   int64_t columns = 0;
@@ -167,15 +179,18 @@ static void direct_shares(const scene *s, double *share) {
     width = i == 0 ? columns : width;
   }
   double total = 0.0;
+  double weights = 0.0;
+  for (int64_t g = 0; g < GENES; ++g) {
+    weights += s->mean_rho[g];
+  }
   for (int64_t k = 0; k < LATENT; ++k) {
     double middle = 0.0;
     share[k] = 0.0;
     for (int pass = 0; pass < 2; ++pass) {
       for (int64_t g = 0; g < GENES; ++g) {
-        const double loading =
-            parts[0][g * width + k] * parts[1][g] / sqrt(parts[2][g] + 1e-3);
+        const double loading = parts[0][g * width + k] * parts[1][g] / sqrt(parts[2][g] + 1e-3);
         if (pass == 0) {
-          middle += s->mean_rho[g] * loading;
+          middle += s->mean_rho[g] / weights * loading;
         } else {
           share[k] += s->z_variance[k] * s->mean_rho[g] * (loading - middle) * (loading - middle);
         }
@@ -191,11 +206,10 @@ static void direct_shares(const scene *s, double *share) {
   }
 }
 
-static void test_shares(void **state) {
-  (void)state;
+static void check_shares(bool size_factor) {
   scene s, one;
-  scene_open(&s, &comm, AV_LIKELIHOOD_NB, 3);
-  scene_open(&one, &self, AV_LIKELIHOOD_NB, 3);
+  scene_open_with(&s, &comm, AV_LIKELIHOOD_NB, 3, size_factor);
+  scene_open_with(&one, &self, AV_LIKELIHOOD_NB, 3, size_factor);
   check_summary(&s, &one.r.dataset);
   av_factors factors = factors_of(&s);
   double expected[LATENT];
@@ -211,7 +225,8 @@ static void test_shares(void **state) {
     assert_true(k == 0 || factors.share[factors.order[k - 1]] >= factors.share[factors.order[k]]);
   }
   assert_true(fabs(sum - 1.0) < 1e-12);
-  if (kind.strict || kind.tolerance < 1e-8) { /* cell by cell the same: the same sums, bit for bit */
+  if (kind.strict ||
+      kind.tolerance < 1e-8) { /* cell by cell the same: the same sums, bit for bit */
     assert_memory_equal(s.mean_rho, one.mean_rho, sizeof s.mean_rho);
     assert_memory_equal(s.z_variance, one.z_variance, sizeof s.z_variance);
   }
@@ -220,15 +235,41 @@ static void test_shares(void **state) {
   scene_close(&one);
 }
 
+static void test_shares(void **state) {
+  (void)state;
+  check_shares(false);
+  check_shares(true); /* rho does not add up to 1 */
+}
+
+/* Beside tiny size factors rho is as large as the counts over them. */
+static void test_large_rho(void **state) {
+  (void)state;
+  scene s;
+  scene_open_with(&s, &comm, AV_LIKELIHOOD_NB, 2, true);
+  for (int64_t g = 0; g < GENES; ++g) {
+    s.r.params[s.r.layout->scale.beta + g] += 1e11;
+  }
+  assert_int_equal(av_vae_set_values(s.r.vae, s.r.params, s.r.running), AV_OK);
+  av_vae_begin_inference(s.r.vae);
+  assert_int_equal(av_posterior_summary(&s.posterior, s.mean_rho, s.z_variance), AV_OK);
+  for (int64_t g = 0; g < GENES; ++g) {
+    near(s.mean_rho[g], 1e11, 1e-6, "mean rho");
+  }
+  scene_close(&s);
+}
+
 /* ---- signs ---- */
 
 /* The centred loading of largest size. */
 static double largest_centred(const av_factors *factors, const double *mean_rho, int64_t k) {
   double middle = 0.0;
+  double weights = 0.0;
   double largest = 0.0;
   for (int64_t g = 0; g < GENES; ++g) {
     middle += mean_rho[g] * factors->loadings[g * LATENT + k];
+    weights += mean_rho[g];
   }
+  middle /= weights;
   for (int64_t g = 0; g < GENES; ++g) {
     const double value = factors->loadings[g * LATENT + k] - middle;
     largest = fabs(value) > fabs(largest) ? value : largest;
@@ -236,9 +277,9 @@ static double largest_centred(const av_factors *factors, const double *mean_rho,
   return largest;
 }
 
-static void check_signs(int likelihood) {
+static void check_signs(int likelihood, bool size_factor) {
   scene s;
-  scene_open(&s, &comm, likelihood, 2);
+  scene_open_with(&s, &comm, likelihood, 2, size_factor);
   const int64_t n = s.r.dataset.n_local;
   const size_t n_z = (size_t)(n * LATENT);
   const size_t n_both = (size_t)(2 * n * GENES);
@@ -289,8 +330,9 @@ static void check_signs(int likelihood) {
 
 static void test_signs(void **state) {
   (void)state;
-  check_signs(AV_LIKELIHOOD_NB);
-  check_signs(AV_LIKELIHOOD_ZINB);
+  check_signs(AV_LIKELIHOOD_NB, false);
+  check_signs(AV_LIKELIHOOD_ZINB, false);
+  check_signs(AV_LIKELIHOOD_NB, true);
 }
 
 /* With ZINB the zero-inflation head reads z too: the likelihood of the mean path must stay. */
@@ -302,8 +344,13 @@ static void test_likelihood_stays(void **state) {
   scene_open(&s, &comm, AV_LIKELIHOOD_ZINB, 2);
   toy_create(&alone, &split, &self, CELLS, GENES, 2);
   static const int64_t cells[] = {0, 5, 9, 22};
-  const direct_input in = {.layout = s.r.layout, .params = s.r.params, .running = s.r.running,
-                           .prior = s.r.prior, .dataset = &alone, .n = 4, .cells = cells};
+  const direct_input in = {.layout = s.r.layout,
+                           .params = s.r.params,
+                           .running = s.r.running,
+                           .prior = s.r.prior,
+                           .dataset = &alone,
+                           .n = 4,
+                           .cells = cells};
   direct_output before = direct_pass(&in);
   av_factors_fix_signs(s.r.layout, s.r.running, s.mean_rho, s.r.params);
   direct_output after = direct_pass(&in);
@@ -350,9 +397,9 @@ static void test_top(void **state) {
 
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_tables), cmocka_unit_test(test_shares),
-      cmocka_unit_test(test_signs),  cmocka_unit_test(test_likelihood_stays),
-      cmocka_unit_test(test_top),
+      cmocka_unit_test(test_tables),           cmocka_unit_test(test_shares),
+      cmocka_unit_test(test_large_rho),        cmocka_unit_test(test_signs),
+      cmocka_unit_test(test_likelihood_stays), cmocka_unit_test(test_top),
   };
   if (av_comm_create(&comm, &argc, &argv) != AV_OK) {
     return 1;

@@ -634,7 +634,7 @@ static void test_batches(void **state) {
   dataset = data_of(11, 3, unknown);
   assert_int_equal(match(&file, true, &dataset), AV_BADDATA);
   assert_string_equal(av_error_text(),
-                      "in.h5ad: batch \"d\" is not one the model knows: a, b, c");
+                      "in.h5ad: batch \"d\" is not one the model knows (a, b, c); rename it, or leave its cells out");
   av_dataset_free(&dataset);
 
   dataset = data_of(11, 1, none);
@@ -728,7 +728,8 @@ static void test_covariates(void **state) {
   dataset = data_of(11, 3, abc);
   add_covariates(&dataset, 2, strange, 1, here);
   assert_int_equal(match_full(&file, false, false, &dataset), AV_BADDATA);
-  assert_string_equal(av_error_text(), "in.h5ad: obs[sex] \"x\" is not one the model knows: f, m");
+  assert_string_equal(av_error_text(), "in.h5ad: obs[sex] \"x\" is not one the model knows (f, m); rename it, "
+                                       "or leave its cells out");
   av_dataset_free(&dataset);
 
   dataset = data_of(11, 3, abc);
@@ -736,7 +737,8 @@ static void test_covariates(void **state) {
   set_factor(&dataset.label, 3, 2, unknown_state);
   assert_int_equal(match_full(&file, true, true, &dataset), AV_BADDATA);
   assert_string_equal(av_error_text(),
-                      "in.h5ad: label obs[state] \"plasma\" is not one the model knows: T, B, NK, DC");
+                      "in.h5ad: label obs[state] \"plasma\" is not one the model knows (T, B, NK, DC); rename it, "
+                      "or leave its cells out");
   av_dataset_free(&dataset);
   av_error_clear();
   av_model_file_free(&file);
@@ -759,8 +761,8 @@ static void test_many_batches(void **state) {
   av_dataset dataset = data_of(11, 2, unknown);
   assert_int_equal(match(&file, true, &dataset), AV_BADDATA);
   assert_string_equal(av_error_text(),
-                      "in.h5ad: batch \"x\" is not one the model knows: d0, d1, d2, d3, d4, d5, d6, d7, d8, "
-                      "d9, d10, d11, d12, d13, d14, d15, d16, d17, d18, d19 and 10 more");
+                      "in.h5ad: batch \"x\" is not one the model knows (d0, d1, d2, d3, d4, d5, d6, d7, d8, "
+                      "d9, d10, d11, d12, d13, d14, d15, d16, d17, d18, d19 and 10 more); rename it, or leave its cells out");
   av_error_clear();
   av_dataset_free(&dataset);
   av_dataset_free(&model);

@@ -54,8 +54,11 @@ static void fill_counts(av_dataset *dataset) {
 
 void toy_create(av_dataset *dataset, av_split *split, const av_comm *comm, int64_t n_cells,
                 int64_t n_genes, int64_t n_batches) {
-  *dataset = (av_dataset){.n_cells = n_cells, .n_genes = n_genes, .n_file_genes = n_genes,
-                          .has_batch = n_batches > 1, .input_path = av_strdup("toy")};
+  *dataset = (av_dataset){.n_cells = n_cells,
+                          .n_genes = n_genes,
+                          .n_file_genes = n_genes,
+                          .has_batch = n_batches > 1,
+                          .input_path = av_strdup("toy")};
   must(av_partition_create(&dataset->partition, n_cells, comm->size, NULL));
   dataset->first = av_rank_first(&dataset->partition, comm->rank);
   dataset->n_local = av_rank_first(&dataset->partition, comm->rank + 1) - dataset->first;
@@ -94,8 +97,7 @@ void toy_add(av_dataset *dataset, const toy_extras *extras) {
   dataset->n_continuous = n_continuous;
   if (dataset->n_categorical > 0) {
     must(av_names_copy(&dataset->categorical_names, dataset->n_categorical, names));
-    dataset->categorical =
-        av_calloc((size_t)dataset->n_categorical, sizeof *dataset->categorical);
+    dataset->categorical = av_calloc((size_t)dataset->n_categorical, sizeof *dataset->categorical);
     for (int64_t c = 0; c < dataset->n_categorical; ++c) {
       fill_factor(dataset, &dataset->categorical[c], extras->levels[c], (uint32_t)c);
     }
@@ -121,6 +123,31 @@ void toy_add(av_dataset *dataset, const toy_extras *extras) {
     }
   }
   must(av_dataset_design(dataset));
+}
+
+int64_t toy_dense_counts(const av_dataset *dataset, const av_split *split, double *x, double *s) {
+  const int64_t genes = dataset->n_genes;
+  int64_t n = 0;
+  int32_t *gene = av_calloc((size_t)genes, sizeof *gene);
+  float *value = av_calloc((size_t)genes, sizeof *value);
+  for (int64_t i = 0; i < dataset->n_local; ++i) {
+    if (split->of[i] != AV_SPLIT_TRAIN) {
+      continue;
+    }
+    s[n] = 0.0;
+    for (int64_t g = 0; g < genes; ++g) {
+      x[n * genes + g] = 0.0;
+    }
+    const int64_t entries = av_counts_row(&dataset->counts, i, gene, value);
+    for (int64_t e = 0; e < entries; ++e) {
+      x[n * genes + gene[e]] = (double)value[e];
+      s[n] += (double)value[e];
+    }
+    ++n;
+  }
+  free(gene);
+  free(value);
+  return n;
 }
 
 void toy_free(av_dataset *dataset, av_split *split) {

@@ -284,7 +284,7 @@ static void test_library_prior(void **state) {
     double found[6];
     double *wanted = bench_prior(file, n_batches);
     golden_dataset(file, NULL, &comm, n_batches, &dataset);
-    assert_int_equal(av_library_prior(&comm, &dataset, found), AV_OK);
+    assert_int_equal(av_library_prior(&comm, &dataset, true, found), AV_OK);
     for (int64_t i = 0; i < 2 * n_batches; ++i) {
       bench_within(&b, 1, &found[i], &wanted[i], 1e-6 * fabs(wanted[i]), "library prior", "");
     }

@@ -99,7 +99,7 @@ def check_refusals(place, data, saved):
     keep = np.arange(60)
     unknown = other_file(place, data, "unknown.h5ad", keep, rename=("batch_2", "batch_9"))
     refused(place, "an unknown batch", {"data.input": unknown, "model.load": saved}, 65,
-            r'unknown\.h5ad: batch "batch_9" is not one the model knows: batch_0, batch_1, batch_2')
+            r'unknown\.h5ad: batch "batch_9" is not one the model knows \(batch_0, batch_1, batch_2\); rename it, or leave its cells out$')
     lacking = other_file(place, data, "lacking.h5ad", keep, drop="gene_11")
     refused(place, "a missing gene", {"data.input": lacking, "model.load": saved}, [65, 78],
             r"gene_11")
@@ -179,18 +179,19 @@ def check_covariates(place, data):
 
     unknown = {"data.input": part_of(place, data, "cov_x.h5ad", keep, sex_x), **apply}
     refused(place, "an unknown category", unknown, 65,
-            r'cov_x\.h5ad: obs\[sex\] "other" is not one the model knows: female, male$')
+            r'cov_x\.h5ad: obs\[sex\] "other" is not one the model knows \(female, male\); rename it, or leave its cells out$')
     refused(place, "an unknown category, two ranks", unknown, 65, r'obs\[sex\] "other"', ranks=2)
     refused(place, "an unknown category, check", unknown, 65, r'obs\[sex\] "other"', check=True)
     refused(place, "a missing column", {
         "data.input": part_of(place, data, "cov_lack.h5ad", keep, lambda t: t.drop(
             columns="age", inplace=True)), **apply}, 78,
-            r'\[data\] continuous_covariate_keys.*: .*obs has no column "age"')
+            r'run\.ini:\d+: \[model\] load \(its continuous_covariate_keys\): .*obs has no column "age"')
     refused(place, "other covariates", {"data.input": other, **apply,
                                         "data.categorical_covariate_keys": "sex"}, 78,
             r"run\.ini:\d+: \[data\] categorical_covariate_keys: .*other covariates \(sex, site\)")
     refused(place, "batch_key is a covariate", {"data.input": other, **apply, "data.batch_key": "sex"},
-            78, r'categorical_covariate_keys.*: "sex" is the batch_key already')
+            78, r'run\.ini:\d+: \[model\] load \(its categorical_covariate_keys\): "sex" is the batch_key already; batch_key must '
+            r"name another column$")
 
 
 def check_size_factors(place, data):
@@ -232,7 +233,7 @@ def check_labels(place, data):
             r"dispersion is by label: .*labels_key")
     refused(place, "further training, unknown labels",
             {"data.input": strange, **further, "data.labels_key": "state"}, 65,
-            r'label obs\[state\] "plasma" is not one the model knows: B, T$')
+            r'label obs\[state\] "plasma" is not one the model knows \(B, T\); rename it')
     f.done("labels of an applied model")
 
 

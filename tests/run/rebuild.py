@@ -42,6 +42,7 @@ def check_signs_and_shares(file):
     names, loadings = f.columns_of(file["uns/ldvae_loadings"])
     loadings = loadings.astype(float)
     weight = file["obsm/X_scvi_denoised"][...].astype(float).mean(axis=0)
+    weight /= weight.sum()  # with size factors rho is no share
     centred = loadings - weight @ loadings
     largest = centred[np.abs(centred).argmax(axis=0), np.arange(len(names))]
     assert (largest > 0).all(), largest

@@ -30,7 +30,8 @@ def plant(path, cells=800, genes=60):
     rho = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     counts = rng.poisson(rng.lognormal(6, 0.3, cells)[:, None] * rho)
     fold = np.where(rng.random(cells) < 0.8, "train", "validation")
-    made = anndata.AnnData(counts.astype(np.float32), obs=pandas.DataFrame({"fold": fold}, index=[f"c{i}" for i in range(cells)]),
+    lone = np.where(np.arange(cells) == 5, "b", "a")
+    made = anndata.AnnData(counts.astype(np.float32), obs=pandas.DataFrame({"fold": fold, "lone": lone}, index=[f"c{i}" for i in range(cells)]),
                            dtype=np.float32)
     made.write_h5ad(path)
     return loadings
@@ -176,7 +177,37 @@ def check_rest(place, data):
     told = [w for w in bad.lines("warning") if "left out" in w]
     assert len(told) == 2 and all(w.startswith(f"restart {r} of 2 is left out: training failed in epoch")
                                   for r, w in enumerate(told, 1)), told
+    lone = place.run({"data.input": data, "output.path": place.path("lone.h5ad"), **few, "train.n_restarts": "3", "data.batch_key": "lone"})
+    assert lone.code == 0 and len([w for w in lone.lines("warning") if "log library size" in w]) == 1, lone
     f.done("the rest")
+
+
+def check_failures(place, data):
+    """A fit that fails numerically is left out, be it the first or the last; the other is as it is alone."""
+    wild = {**SETTINGS, "model.init": "scvi", "model.use_batch_norm": "none", "train.max_epochs": "6", "train.lr": "8",
+            "train.eps": "1e-8", "output.denoised": None}
+    codes, seed = [], 0
+    while not {(0, 76), (76, 0)} <= set(zip(codes, codes[1:])):
+        assert seed < 60, f"no seeds of both kinds: {codes}"
+        codes.append(place.run({"data.input": data, "output.path": place.path("alone.h5ad"), **wild, "train.seed": str(seed)}).code)
+        seed += 1
+    assert set(codes) == {0, 76}, codes
+    pairs = list(zip(codes, codes[1:]))
+    for codes_now in ((0, 76), (76, 0)):
+        first = pairs.index(codes_now)
+        good = codes_now.index(0)
+        alone = place.fit(data, "alone.h5ad", {**wild, "train.seed": str(first + good)})
+        for ranks in (0, 2):
+            both = place.run({"data.input": data, "output.path": place.path("both.h5ad"), **wild, "train.seed": str(first),
+                              "train.n_restarts": "2"}, ranks)
+            assert both.code == 0 and not f.ar.STACKS.search(both.out + both.err), both
+            told, = (w for w in both.lines("warning") if "left out" in w)
+            assert told.startswith(f"restart {2 - good} of 2 is left out: training failed"), told
+            table = frame_of(place.path("both.h5ad"), "uns/atlasvi/restarts")
+            assert list(table["seed"]) == [first + good] and list(table["chosen"]) == [1], table
+            if ranks == 0:
+                same(output_of(alone), output_of(place.path("both.h5ad")), f"the {('first', 'last')[1 - good]} fails")
+    f.done("a fit that fails, first and last")
 
 
 def main():
@@ -186,6 +217,7 @@ def main():
     check_linear(place, data, planted)
     check_ranks(place, data)
     check_rest(place, data)
+    check_failures(place, data)
 
 
 main()

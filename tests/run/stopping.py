@@ -214,6 +214,34 @@ def check_faults(fit):
     f.done("faults")
 
 
+def check_warmup(place, data):
+    """Warm-up that cannot finish is said with the weight that the history ends with; `check` says it too."""
+    epochs, steps = 5, 3  # 144 training cells, 64 a minibatch, a last one of 16
+    base = {"data.input": data, "output.path": place.path("warm.h5ad"), "output.overwrite": "yes",
+            "train.max_epochs": str(epochs), "train.train_size": "0.6", "train.n_epochs_kl_warmup": None}
+    told = ("KL warm-up does not finish: the last epoch has kl_weight %g of %g; lower train.n_%s_kl_warmup "
+            "(%d, half of the %s, is a good choice)")
+    for settings, message in (
+            ({"train.n_epochs_kl_warmup": "4"}, None),
+            ({"train.n_epochs_kl_warmup": "5"}, told % (0.8, 1, "epochs", 2, "epochs")),
+            ({"train.n_epochs_kl_warmup": "8", "train.max_kl_weight": "0.5", "train.min_kl_weight": "0.1"},
+             told % (0.3, 0.5, "epochs", 2, "epochs")),
+            ({"train.n_steps_kl_warmup": str(epochs * steps - 1)}, None),
+            ({"train.n_steps_kl_warmup": "20"}, told % (0.7, 1, "steps", 7, "steps"))):
+        run = place.run({**base, **settings})
+        assert run.code == 0, run
+        merged = {k: v for k, v in {**f.SMALL, **base, **settings}.items() if v is not None}
+        plan = ar.run(["check", ar.write_ini(place.path("plan.ini"), merged)])
+        for result in (run, plan):
+            warned = [w for w in result.lines("warning") if "warm-up" in w]
+            assert warned == ([] if message is None else [message]), (settings, result)
+        with f.open_output(place.path("warm.h5ad")) as file:
+            last = file["uns/atlasvi/history/kl_weight"][-1]
+        highest = float(settings.get("train.max_kl_weight", 1))
+        f.near(last, float(message.split()[10]) if message else highest, 1e-12, "the last epoch's weight")
+    f.done("warm-up that cannot finish")
+
+
 def main():
     place = f.Place()
     fit = Fits(place, place.simulate("data.h5ad", cells=240, genes=40, factors=3, batches=2, seed=5))
@@ -223,6 +251,7 @@ def main():
     check_ranks(fit)
     check_best(fit)
     check_faults(fit)
+    check_warmup(place, place.path("data.h5ad"))
 
 
 main()

@@ -69,7 +69,7 @@ static inline const float *av_decode_px_r(const av_decode_run *run, int64_t i, i
 }
 
 /* The same in double and in logarithms, for cells whose numbers leave the range of the float
- * kernels (decode_exact.c). Returns the loss without the cell's constant, and Q. */
+ * kernels (decode_exact.c). Returns the whole loss, and Q. */
 av_cell_sums av_decode_cell_exact(const av_decode_run *run, const av_decode_space *space, int64_t i,
                                   int64_t r);
 

@@ -151,18 +151,20 @@ void av_decode_cell(const av_decode_run *run, const av_decode_space *space, int6
   const av_cell_counts counts = av_counts_of(run->batch, i);
   const bool softplus = run->decode->softplus;
   float *e = run->head[0].rows + r * run->stride;
+  double factorials = run->batch->constant[i]; /* sum of log x! */
   av_cell_sums sums;
   if (run->poisson && !softplus) {
     sums = poisson(run, i, &counts, e);
   } else if (!fits(run, i, e)) {
     sums = av_decode_cell_exact(run, space, i, r);
+    factorials = 0.0; /* they are in it */
   } else if (run->poisson) {
     sums = poisson_softplus(run, space, i, &counts, e);
   } else {
     sums = softplus ? dispersed_softplus(run, space, i, r, &counts, e)
                     : dispersed_softmax(run, space, i, r, &counts, e);
   }
-  run->loss[i] = sums.loss + run->batch->constant[i];
+  run->loss[i] = sums.loss + factorials;
   if (run->gradients) {
     const double bounded = fabs(sums.q) > 1e36 ? copysign(1e36, sums.q) : sums.q;
     run->dl[i] = (float)bounded; /* a NaN stays; what float cannot hold stays finite */

@@ -1,73 +1,14 @@
-/* One cell in double and in logarithms: for library sizes and counts that float
+/* One cell in double and in logarithms (math/likelihood.h): for library sizes and counts that float
  * cannot hold. Slow and rare; finite wherever the true value is. */
 #include "backend/cpu/decode.h"
-#include "math/gamma_difference.h"
 #include "math/likelihood.h"
 
 #include <math.h>
-
-/* exp(x) that stays finite. */
-static double bounded_exp(double x) { return exp(x > 600.0 ? 600.0 : x); }
 
 /* A gradient as a float; what float cannot hold stays large and finite. */
 static float bounded_float(double x) {
   const double largest = 1e36;
   return (float)(x > largest ? largest : x < -largest ? -largest : x);
-}
-
-typedef struct gene_terms {
-  double loss, q, w, dp;
-} gene_terms;
-
-/* u = theta log1p(mu / (theta + e)) with its derivatives q = mu du/dmu and w = theta du/dtheta,
- * from log mu and log theta. */
-static gene_terms zero_part(double log_mu, double mu, double theta) {
-  const double base = theta + AV_LOG_EPS;
-  const double gap = log_mu - log(base);
-  const double log_ratio = gap > 30.0 ? gap + log1p(exp(-gap)) : log1p(mu / base);
-  const double mu_share = gap > 30.0 ? 1.0 / (1.0 + exp(-gap)) : mu / (base + mu); /* mu / t */
-  return (gene_terms){.loss = theta * log_ratio,
-                      .q = theta * mu_share,
-                      .w = theta * (log_ratio - theta / base * mu_share)};
-}
-
-static gene_terms nb_terms(double x, double log_mu, double mu, double theta, double log_theta) {
-  gene_terms out = zero_part(log_mu, mu, theta);
-  if (x > 0.0) {
-    const double base = theta + AV_LOG_EPS;
-    const double gap = log_mu - log(base);
-    const double log_t = gap > 30.0 ? log_mu + log1p(exp(-gap)) : log(base + mu);
-    const double log_m = log_mu > 30.0 ? log_mu : log(mu + AV_LOG_EPS);
-    const double share = exp(log(theta) - log_t); /* theta / t */
-    const double kept = log_mu > 30.0 ? 1.0 : mu / (mu + AV_LOG_EPS);
-    out.loss += x * (log_t - log_m) - av_lgamma_difference(x, theta, log_theta);
-    out.q -= x * kept * share;
-    out.w += x * share - av_scaled_digamma_difference(x, theta);
-  }
-  return out;
-}
-
-static gene_terms zinb_terms(double x, double log_mu, double mu, double theta, double log_theta,
-                             double p) {
-  gene_terms out = nb_terms(x, log_mu, mu, theta, log_theta);
-  if (x > 0.0) {
-    out.loss += av_softplus(p);
-    out.dp = av_sigmoid(p);
-    return out;
-  }
-  const double exponent = -p - out.loss;
-  const double share = av_sigmoid(exponent);
-  const double below = p < 0.0 ? -p : 0.0;
-  const double flat = out.loss < below ? out.loss : below;
-  out.loss = flat + log1p(exp(-fabs(p))) - log1p(exp(-fabs(exponent)));
-  out.q *= share;
-  out.w *= share;
-  out.dp = share - av_sigmoid(-p);
-  return out;
-}
-
-static gene_terms poisson_terms(double x, double log_mu, double mu) {
-  return (gene_terms){.loss = mu - (x > 0.0 ? x * log_mu : 0.0), .q = mu - x};
 }
 
 /* How logits become rho. */
@@ -98,17 +39,14 @@ static double logit_grad(const scale_terms *scale, double a, double q, double q_
                          : q - exp(a - scale->top) / scale->sum * q_sum;
 }
 
-/* A gene of count x whose logit in each head's row is at g. */
-static gene_terms terms_of(const av_decode_run *run, double x, double log_mu, const float *px_r,
-                           const float *p, int64_t g) {
-  const double mu = bounded_exp(log_mu);
+/* Gene g of count x; p: the row of zero-inflation logits. */
+static av_nll nll_of(const av_decode_run *run, double x, double log_mu, const float *px_r,
+                     const float *p, int64_t g) {
   if (run->poisson) {
-    return poisson_terms(x, log_mu, mu);
+    return av_nll_poisson(x, log_mu);
   }
-  const double log_theta = (double)px_r[g];
-  const double theta = bounded_exp(log_theta < -600.0 ? -600.0 : log_theta);
-  return run->zinb ? zinb_terms(x, log_mu, mu, theta, log_theta, (double)p[g])
-                   : nb_terms(x, log_mu, mu, theta, log_theta);
+  return run->zinb ? av_nll_zinb(x, log_mu, (double)px_r[g], (double)p[g])
+                   : av_nll_nb(x, log_mu, (double)px_r[g]);
 }
 
 av_cell_sums av_decode_cell_exact(const av_decode_run *run, const av_decode_space *space, int64_t i,
@@ -128,15 +66,15 @@ av_cell_sums av_decode_cell_exact(const av_decode_run *run, const av_decode_spac
     const double x = here ? (double)counts.value[next] : 0.0;
     next += here ? 1 : 0;
     const double log_mu = l + log_rho(&scale, (double)e[g]);
-    const gene_terms terms = terms_of(run, x, log_mu, px_r, p, g);
-    sums.loss += terms.loss;
-    sums.q += terms.q;
-    q[g] = terms.q;
+    const av_nll nll = nll_of(run, x, log_mu, px_r, p, g);
+    sums.loss += nll.loss;
+    sums.q += nll.q;
+    q[g] = nll.q;
     if (!run->poisson) {
-      w[g] = bounded_float(terms.w);
+      w[g] = bounded_float(nll.w);
     }
     if (run->zinb) {
-      p[g] = (float)terms.dp;
+      p[g] = (float)nll.dp;
     }
   }
   for (int64_t g = 0; g < run->genes; ++g) {

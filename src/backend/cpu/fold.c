@@ -39,8 +39,9 @@ static int64_t levels_of(const av_design *design, int64_t f) {
 static void take_pairs(av_backend *be, const av_fold *fold, const double *counts,
                        const int32_t *place, moments *u) {
   const av_design *design = fold->design;
-  const int64_t most =
-      av_fold_stats_size(design, 0, fold->n_onehot) - fold->n_onehot; /* of the pairs alone */
+  const int64_t possible = av_fold_stats_size(design, 0, fold->n_onehot) - fold->n_onehot;
+  const int64_t found = fold->n_cells * (design->n_factors * (design->n_factors - 1) / 2);
+  const int64_t most = possible < found ? possible : found;
   u->joint = av_scratch(be, AV_SLOT_PAIRS, 2 * most, sizeof *u->joint);
   u->left = (int32_t *)(u->joint + most);
   u->right = u->left + most;

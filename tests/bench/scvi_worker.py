@@ -1,0 +1,129 @@
+"""scvi-tools' side of the benchmark: one process, one fit. Run by bench.py with the python that has
+scvi-tools; the task comes as JSON in the first argument, the result goes as JSON to task["result"].
+
+task["do"]:
+  prepare  a copy of a file with what both programs read: counts as X, batch, held_out
+  speed    trains all cells; seconds of each epoch
+  quality  trains for the default number of epochs; seconds of training, without validation, and
+           held-out ELBO of each epoch
+"""
+import json
+import logging
+import sys
+import time
+import warnings
+
+import numpy as np
+
+
+def peak_bytes():
+    with open("/proc/self/status") as file:
+        line = next(x for x in file if x.startswith("VmHWM:"))
+    return 1024 * int(line.split()[1])
+
+
+def watch():
+    """A callback that keeps the seconds of every epoch, from the end of the one before, without
+    those of validation."""
+    import lightning.pytorch as lightning
+
+    class Watch(lightning.Callback):
+        def __init__(self):
+            self.seconds, self.validation, self.inside = [], 0.0, 0.0
+
+        def on_train_start(self, trainer, module):
+            self.last = time.perf_counter()
+
+        def on_validation_start(self, trainer, module):
+            self.inside = time.perf_counter()
+
+        def on_validation_end(self, trainer, module):
+            self.validation += time.perf_counter() - self.inside
+
+        def on_train_epoch_end(self, trainer, module):
+            now = time.perf_counter()
+            self.seconds.append(now - self.last - self.validation)
+            self.last, self.validation = now, 0.0
+
+    return Watch()
+
+
+def model_of(task):
+    import anndata
+    import scvi
+    import torch
+    torch.set_num_threads(task["threads"])
+    scvi.settings.verbosity = logging.ERROR
+    scvi.settings.seed = task["seed"]
+    scvi.settings.logging_dir = task["folder"]
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
+    kind = scvi.model.LinearSCVI if task["linear"] else scvi.model.SCVI
+    data = anndata.read_h5ad(task["file"])
+    batch = "batch" in data.obs and task.get("batch", True)
+    kind.setup_anndata(data, batch_key="batch" if batch else None)
+    return kind(data, n_hidden=128, n_latent=10, n_layers=1, dropout_rate=0.1,
+                gene_likelihood=task["likelihood"])
+
+
+def speed(task):
+    model = model_of(task)
+    seen = watch()
+    began = time.perf_counter()
+    model.train(max_epochs=task["epochs"], accelerator="cpu", batch_size=task["minibatch"],
+                train_size=1.0, validation_size=0.0, enable_progress_bar=False, callbacks=[seen])
+    return {"epoch_seconds": seen.seconds, "train_seconds": time.perf_counter() - began,
+            "cells": model.adata.n_obs}
+
+
+def quality(task):
+    model = model_of(task)
+    held_out = (model.adata.obs["held_out"] == "validation").to_numpy()
+    split = [np.flatnonzero(~held_out), np.flatnonzero(held_out), np.array([], dtype=int)]
+    seen = watch()
+    model.train(max_epochs=task["epochs"] or None, accelerator="cpu", batch_size=task["minibatch"],
+                datasplitter_kwargs={"external_indexing": split}, check_val_every_n_epoch=1,
+                enable_progress_bar=False, callbacks=[seen])
+    elbo = np.asarray(model.history["elbo_validation"], dtype=float)[:, 0]
+    return {"epoch_seconds": seen.seconds, "elbo_validation": elbo.tolist(),
+            "cells": model.adata.n_obs, "genes": model.adata.n_vars}
+
+
+def prepare(task):
+    """One cell in ten is held out, the same whoever asks."""
+    import anndata
+    import pandas
+    import scipy.sparse
+    data = anndata.read_h5ad(task["file"])
+    where = task["counts"]
+    counts = data.X if where == "X" else data.raw.X if where == "raw/X" else \
+        data.layers[where.split("/", 1)[1]]
+    counts = scipy.sparse.csr_matrix(counts, dtype=np.float32)
+    if task["genes"]:
+        order = np.argsort(-np.asarray(counts.sum(0)).ravel(), kind="stable")[:task["genes"]]
+        counts = counts[:, np.sort(order)]
+    keep = np.flatnonzero(np.asarray(counts.sum(1)).ravel() > 0)
+    obs = pandas.DataFrame(index=["cell%d" % i for i in keep])
+    if task["batch_key"]:
+        values = data.obs[task["batch_key"]].astype(str).to_numpy()[keep]
+        obs["batch"] = pandas.Categorical(values)
+    part = ["validation" if i % 10 == 3 else "train" for i in range(len(keep))]
+    obs["held_out"] = pandas.Categorical(part)
+    var = pandas.DataFrame(index=["gene%d" % g for g in range(counts.shape[1])])
+    anndata.AnnData(counts[keep], obs=obs, var=var).write_h5ad(task["copy"])
+    return {"cells": len(keep), "genes": counts.shape[1], "batch": bool(task["batch_key"])}
+
+
+def main():
+    task = json.loads(sys.argv[1])
+    result = {"speed": speed, "quality": quality, "prepare": prepare}[task["do"]](task)
+    if task["do"] != "prepare":
+        from importlib.metadata import version
+        result.update(peak_bytes=peak_bytes(), scvi=version("scvi-tools"), torch=version("torch"))
+    with open(task["result"], "w") as file:
+        json.dump(result, file)
+
+
+if __name__ == "__main__":
+    main()
