@@ -3,6 +3,7 @@
 #define AV_MATH_NUMERICS_H
 
 #include <math.h>
+#include <stdint.h>
 
 /* lgamma without libm's global sign; x > 0. */
 static inline double av_lgamma(double x) {
@@ -28,6 +29,22 @@ static inline double av_sigmoid(double x) {
 /* d log softplus(x) / dx = sigmoid(x) / softplus(x), 1 far below 0. */
 static inline double av_log_softplus_slope(double x) {
   return x < -40.0 ? 1.0 : av_sigmoid(x) / av_softplus(x);
+}
+
+/* x (n >= 1) becomes its softmax. */
+static inline void av_softmax(int64_t n, double *x) {
+  double top = x[0];
+  for (int64_t k = 1; k < n; ++k) {
+    top = x[k] > top ? x[k] : top;
+  }
+  double sum = 0.0;
+  for (int64_t k = 0; k < n; ++k) {
+    x[k] = exp(x[k] - top);
+    sum += x[k];
+  }
+  for (int64_t k = 0; k < n; ++k) {
+    x[k] /= sum;
+  }
 }
 
 #endif

@@ -2,6 +2,7 @@
 
 #include "base/exact.h"
 #include "base/memory.h"
+#include "math/numerics.h"
 #include "math/rng.h"
 #include "posterior/simplex.h"
 
@@ -216,7 +217,7 @@ static av_status add_rows(av_posterior *posterior, int64_t first, int64_t n, flo
       av_wide_add(&total->rho[g], scale * (double)rho[i * spec->n_genes + g]);
     }
     if (spec->simplex) {
-      av_softmax(spec->n_latent, z, z);
+      av_softmax(spec->n_latent, z);
     }
     for (int64_t k = 0; k < spec->n_latent; ++k) {
       av_wide_add(&total->z[k], z[k]);

@@ -1,25 +1,11 @@
 #include "posterior/simplex.h"
 
 #include "backend/draws.h"
+#include "math/numerics.h"
 #include "math/rng.h"
 
 #include <math.h>
 #include <string.h>
-
-void av_softmax(int64_t n, const double *x, double *out) {
-  double top = x[0];
-  for (int64_t k = 1; k < n; ++k) {
-    top = x[k] > top ? x[k] : top;
-  }
-  double sum = 0.0;
-  for (int64_t k = 0; k < n; ++k) {
-    out[k] = exp(x[k] - top);
-    sum += out[k];
-  }
-  for (int64_t k = 0; k < n; ++k) {
-    out[k] /= sum;
-  }
-}
 
 /* sqrt(variance) eps of draw number `number`. */
 static void draw_offset(const av_simplex *simplex, uint32_t number, double *offset) {
@@ -41,7 +27,7 @@ static void add_softmax(const av_simplex *simplex, double sign, const double *of
   for (int64_t k = 0; k < simplex->n_latent; ++k) {
     z[k] = simplex->mean[k] + sign * offset[k];
   }
-  av_softmax(simplex->n_latent, z, z);
+  av_softmax(simplex->n_latent, z);
   for (int64_t k = 0; k < simplex->n_latent; ++k) {
     out[k] += z[k];
   }

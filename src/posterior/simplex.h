@@ -21,7 +21,4 @@ typedef struct av_simplex {
  * n_samples = 1, is a plain draw. space (2 K). */
 void av_simplex_mean(const av_simplex *simplex, double *space, double *out);
 
-/* out (K) = softmax of x (K); may be x. */
-void av_softmax(int64_t n, const double *x, double *out);
-
 #endif

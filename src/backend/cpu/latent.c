@@ -6,6 +6,7 @@
 #include "backend/cpu/state.h"
 #include "backend/cpu/strict.h"
 #include "backend/draws.h"
+#include "math/numerics.h"
 
 #include <math.h>
 #include <omp.h>
@@ -29,22 +30,6 @@ static double library_noise(const av_latent *latent, int64_t cell) {
   return noise[0];
 }
 
-/* z (K) = softmax of draw (K), which is lost. */
-static void softmax(int64_t n, double *draw, float *z) {
-  double top = draw[0];
-  for (int64_t k = 1; k < n; ++k) {
-    top = draw[k] > top ? draw[k] : top;
-  }
-  double sum = 0.0;
-  for (int64_t k = 0; k < n; ++k) {
-    draw[k] = exp(draw[k] - top);
-    sum += draw[k];
-  }
-  for (int64_t k = 0; k < n; ++k) {
-    z[k] = (float)(draw[k] / sum);
-  }
-}
-
 /* Draw of one cell; returns KL(z). draw (K) is working space. */
 static double draw_z(const av_latent *latent, int64_t cell, const float *head, double *draw,
                      float *z) {
@@ -62,7 +47,10 @@ static double draw_z(const av_latent *latent, int64_t cell, const float *head, d
     kl += 0.5 * (variance + mean * mean - 1.0 - log(variance));
   }
   if (latent->simplex) {
-    softmax(n_latent, draw, z);
+    av_softmax(n_latent, draw);
+    for (int64_t k = 0; k < n_latent; ++k) {
+      z[k] = (float)draw[k];
+    }
   }
   return kl;
 }
