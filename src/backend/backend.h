@@ -158,7 +158,7 @@ typedef struct av_backend_ops {
   av_status (*read)(av_backend *be, av_kind kind, const void *array, int64_t n, double *values);
   void (*zero)(av_backend *be, av_kind kind, void *array, int64_t n);
 
-  /* REQUIRED: data. `dataset` is borrowed and must outlive the handle. */
+  /* REQUIRED: data. `dataset` is borrowed, must outlive the handle, and is as it will stay. */
   av_status (*data_load)(av_backend *be, const av_dataset *dataset, av_data **data);
   void (*data_free)(av_backend *be, av_data *data);
   /* A batch that can hold up to max_rows rows of `data`. */
@@ -269,10 +269,18 @@ typedef struct av_backend_ops {
   void (*adam)(av_backend *be, const av_adam *adam, int64_t n, av_real *params, av_grad *grads,
                av_real *m, av_real *v);
 
-  /* REQUIRED: ranks. Starts and completes an in-place global sum; several may be under way, they
-   * complete together. Collective. */
-  void (*allreduce_begin)(av_backend *be, av_kind kind, void *array, int64_t n);
-  void (*allreduce_end)(av_backend *be);
+  /* REQUIRED: ranks. Collective: all ranks call these in the same order, with the same n. All are
+   * counted in comm->traffic. */
+  /* In-place global sum, complete on return; also while sums by shares are under way. */
+  void (*allreduce)(av_backend *be, av_kind kind, void *array, int64_t n);
+  /* Sums by shares: each rank gets the sum of its own share of the array alone (av_share_first),
+   * half of what a sum to all ranks costs. share_begin starts one, for n <= AV_SHARE_MOST; several
+   * may be under way, beside other operations, which must not write to their arrays. share_end
+   * completes all of them: own shares hold global sums, the rest of the arrays is zero. */
+  void (*share_begin)(av_backend *be, av_kind kind, void *array, int64_t n);
+  void (*share_end)(av_backend *be);
+  /* The other half: every rank receives the others' shares of the array. Complete on return. */
+  void (*share_gather)(av_backend *be, av_kind kind, void *array, int64_t n);
 } av_backend_ops;
 
 struct av_backend {
@@ -302,10 +310,17 @@ static inline void *av_backend_at(const av_backend *be, av_kind kind, const void
   return (char *)array + (size_t)i * be->bytes[kind];
 }
 
-/* Begin and end in one. */
 static inline void av_backend_allreduce(av_backend *be, av_kind kind, void *array, int64_t n) {
-  be->ops->allreduce_begin(be, kind, array, n);
-  be->ops->allreduce_end(be);
+  be->ops->allreduce(be, kind, array, n);
+}
+
+/* Shares of an array of n elements: rank r has [av_share_first(., n, r), av_share_first(., n,
+ * r + 1)), which may be empty. They are cut at multiples of 16, so that vectors stay whole. */
+enum { AV_SHARE_GRAIN = 16, AV_SHARE_MOST = 1 << 30 };
+static inline int64_t av_share_first(const av_comm *comm, int64_t n, int rank) {
+  const int64_t units = (n + AV_SHARE_GRAIN - 1) / AV_SHARE_GRAIN;
+  const int64_t first = units * rank / comm->size * AV_SHARE_GRAIN;
+  return first < n ? first : n;
 }
 
 #endif

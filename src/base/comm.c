@@ -1,5 +1,6 @@
 #include "base/comm.h"
 
+#include "base/clock.h"
 #include "base/memory.h"
 
 #include <limits.h>
@@ -83,8 +84,18 @@ av_status av_agree_exchange(const av_comm *comm, av_status local) {
   return sent == AV_OK ? (av_status)code : sent;
 }
 
+void av_traffic_add(const av_comm *comm, int64_t bytes, double began) {
+  if (comm->traffic != NULL && comm->size > 1) {
+    ++comm->traffic->operations;
+    comm->traffic->bytes += bytes;
+    comm->traffic->seconds += av_clock() - began;
+  }
+}
+
 static av_status reduce(const av_comm *comm, void *values, int64_t n, MPI_Datatype type,
                         size_t size, MPI_Op op) {
+  const double began = av_clock();
+  const int64_t sent = av_traffic_sum(comm, n, size);
   char *at = values;
   while (n > 0) {
     const int now = n > PIECE ? PIECE : (int)n;
@@ -92,6 +103,7 @@ static av_status reduce(const av_comm *comm, void *values, int64_t n, MPI_Dataty
     at += (size_t)now * size;
     n -= now;
   }
+  av_traffic_add(comm, sent, began);
   return AV_OK;
 }
 
@@ -105,11 +117,17 @@ av_status av_sum_wide(const av_comm *comm, av_wide *values, int64_t n) {
 av_status av_sum_f64(const av_comm *comm, double *values, int64_t n) {
   return reduce(comm, values, n, MPI_DOUBLE, sizeof *values, MPI_SUM);
 }
+av_status av_sum_f32(const av_comm *comm, float *values, int64_t n) {
+  return reduce(comm, values, n, MPI_FLOAT, sizeof *values, MPI_SUM);
+}
 av_status av_max_i64(const av_comm *comm, int64_t *values, int64_t n) {
   return reduce(comm, values, n, MPI_INT64_T, sizeof *values, MPI_MAX);
 }
 av_status av_max_f64(const av_comm *comm, double *values, int64_t n) {
   return reduce(comm, values, n, MPI_DOUBLE, sizeof *values, MPI_MAX);
+}
+av_status av_max_f32(const av_comm *comm, float *values, int64_t n) {
+  return reduce(comm, values, n, MPI_FLOAT, sizeof *values, MPI_MAX);
 }
 av_status av_min_f64(const av_comm *comm, double *values, int64_t n) {
   return reduce(comm, values, n, MPI_DOUBLE, sizeof *values, MPI_MIN);

@@ -12,7 +12,18 @@
 
 #include <mpi.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
+
+/* What a rank has exchanged with others. An operation is a collective one, whatever number of
+ * messages the MPI library makes of it. */
+typedef struct av_traffic {
+  int64_t operations;
+  int64_t bytes;  /* the least that this rank has to send in them: see av_traffic_sum */
+  double seconds; /* spent in them, the others' lateness included */
+  double ahead;   /* of sums that run beside computation: seconds from start until needed */
+  double waited;  /* and seconds of waiting for them then */
+} av_traffic;
 
 typedef struct av_comm {
   MPI_Comm mpi; /* all ranks of the run; errors are returned, not fatal */
@@ -20,7 +31,16 @@ typedef struct av_comm {
   int size;
   int local_rank; /* among the ranks that share this node's memory */
   int local_size;
+  av_traffic *traffic; /* where sums, maxima and backends count; NULL: nobody does */
 } av_comm;
+
+/* Counts an operation that began at av_clock() `began` and sends `bytes`. One process sends
+ * nothing, and counts nothing. */
+void av_traffic_add(const av_comm *comm, int64_t bytes, double began);
+/* Bytes that a rank has to send at least for an in-place sum of n elements to all ranks. */
+static inline int64_t av_traffic_sum(const av_comm *comm, int64_t n, size_t element) {
+  return 2 * (comm->size - 1) * n * (int64_t)element / comm->size;
+}
 
 /* Checks the return code of an MPI call and turns it into an av_status. */
 #define AV_MPI(call) av_mpi_check((call), #call, __FILE__, __LINE__)
@@ -51,8 +71,10 @@ static inline av_status av_agree(const av_comm *comm, av_status local) {
 av_status av_sum_i64(const av_comm *comm, int64_t *values, int64_t n);
 av_status av_sum_wide(const av_comm *comm, av_wide *values, int64_t n);
 av_status av_sum_f64(const av_comm *comm, double *values, int64_t n);
+av_status av_sum_f32(const av_comm *comm, float *values, int64_t n);
 av_status av_max_i64(const av_comm *comm, int64_t *values, int64_t n);
 av_status av_max_f64(const av_comm *comm, double *values, int64_t n);
+av_status av_max_f32(const av_comm *comm, float *values, int64_t n);
 av_status av_min_f64(const av_comm *comm, double *values, int64_t n);
 
 /* Broadcasts `bytes` bytes from rank 0 (any size, in pieces). Collective. */

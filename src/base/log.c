@@ -170,6 +170,16 @@ static bool add_time(cJSON *record) {
   return cJSON_AddStringToObject(record, "time", text) != NULL;
 }
 
+/* With as many digits as it takes to read the same number again: cJSON's own is off by one bit. */
+static bool add_number(cJSON *record, const char *name, double value) {
+  char digits[32];
+  snprintf(digits, sizeof digits, "%.15g", value);
+  if (strtod(digits, NULL) != value) {
+    snprintf(digits, sizeof digits, "%.17g", value);
+  }
+  return cJSON_AddRawToObject(record, name, digits) != NULL;
+}
+
 /* Adds the triples of av_log_event; false when out of memory. */
 static bool add_fields(cJSON *record, va_list args) {
   bool added = true;
@@ -182,8 +192,8 @@ static bool add_fields(cJSON *record, va_list args) {
       added = cJSON_AddRawToObject(record, name, digits) != NULL;
     } else if (kind[0] == 'd') {
       const double value = va_arg(args, double);
-      added = (isfinite(value) ? cJSON_AddNumberToObject(record, name, value)
-                               : cJSON_AddNullToObject(record, name)) != NULL;
+      added = isfinite(value) ? add_number(record, name, value)
+                              : cJSON_AddNullToObject(record, name) != NULL;
     } else if (kind[0] == 's') {
       added = add_text(record, name, va_arg(args, const char *));
     } else if (kind[0] == 'b') {

@@ -3,19 +3,29 @@
 #include "base/cgroup.h"
 
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
-enum { ALIGNMENT = 64 };
+/* Blocks of half a huge page and more get whole huge pages, where the system gives them on request:
+ * rows gathered from megabytes of weights or counts then find their address at once. */
+enum { ALIGNMENT = 64, HUGE_PAGE = 2 << 20 };
 
 static void *aligned(size_t n, size_t size) {
   size_t bytes = 0;
-  if (__builtin_mul_overflow(n, size, &bytes) || bytes > SIZE_MAX - ALIGNMENT) {
+  if (__builtin_mul_overflow(n, size, &bytes) || bytes > SIZE_MAX - HUGE_PAGE) {
     return NULL;
   }
-  bytes = (bytes + ALIGNMENT) / ALIGNMENT * ALIGNMENT;
-  return aligned_alloc(ALIGNMENT, bytes);
+  const bool huge = bytes >= HUGE_PAGE / 2;
+  const size_t unit = huge ? HUGE_PAGE : ALIGNMENT;
+  bytes = (bytes + unit - (huge ? 1 : 0)) / unit * unit;
+  void *block = aligned_alloc(unit, bytes);
+  if (block != NULL && huge) {
+    (void)madvise(block, bytes, MADV_HUGEPAGE); /* a wish: without it all is as right */
+  }
+  return block;
 }
 
 void *av_calloc(size_t n, size_t size) {

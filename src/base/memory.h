@@ -1,4 +1,5 @@
-/* Allocation: aligned for vector code, overflow-checked, NaN-poisoned where a debug build asks. */
+/* Allocation: aligned for vector code, in huge pages from 1 MiB on where the system has them,
+ * overflow-checked, NaN-poisoned where a debug build asks. */
 #ifndef AV_BASE_MEMORY_H
 #define AV_BASE_MEMORY_H
 

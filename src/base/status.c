@@ -5,8 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* One process records errors from one thread at a time (the main thread): kernels that run in
- * several threads report through their return values. */
+/* Written by one thread at a time: see status.h. */
 static char *error_text;
 
 static void append(const char *line) {

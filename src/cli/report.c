@@ -351,6 +351,55 @@ av_status av_report_outputs(const av_comm *comm, int n, const av_output_file *fi
   return AV_OK;
 }
 
+/* Of a step, over the ranks. */
+typedef struct av_step_traffic {
+  av_spread operations, bytes, seconds, ahead, waited;
+} av_step_traffic;
+
+static void print_communication(const av_step_traffic *step, double seconds, FILE *out) {
+  av_figure a;
+  av_figure b;
+  const double under_way = step->ahead.mean + step->waited.mean;
+  fprintf(out, "\nCommunication, a step of training and rank\n");
+  fact(out, "operations", "%.2f collective ones; at least %s to send", step->operations.mean,
+       av_bytes_text(&a, step->bytes.mean));
+  fact(out, "seconds", "%.3g ms of %.3g (%s); least %.3g, most %.3g ms", 1e3 * step->seconds.mean,
+       1e3 * seconds, share_text(&b, step->seconds.mean, seconds), 1e3 * step->seconds.min,
+       1e3 * step->seconds.max);
+  fact(out, "gradients",
+       "%.3g ms under way beside computation, then waited for %.3g ms: %s overlapped",
+       1e3 * step->ahead.mean, 1e3 * step->waited.mean,
+       share_text(&a, step->ahead.mean, under_way));
+  fflush(out);
+}
+
+av_status av_report_communication(const av_comm *comm, int64_t n_steps, double seconds,
+                                  const av_traffic *traffic, FILE *out) {
+  if (n_steps == 0) {
+    return AV_OK;
+  }
+  const double steps = (double)n_steps;
+  av_step_traffic step;
+  AV_TRY(av_spread_over(comm, (double)traffic->operations / steps, &step.operations));
+  AV_TRY(av_spread_over(comm, (double)traffic->bytes / steps, &step.bytes));
+  AV_TRY(av_spread_over(comm, traffic->seconds / steps, &step.seconds));
+  AV_TRY(av_spread_over(comm, traffic->ahead / steps, &step.ahead));
+  AV_TRY(av_spread_over(comm, traffic->waited / steps, &step.waited));
+  if (comm->rank != 0) {
+    return AV_OK;
+  }
+  if (comm->size > 1) {
+    print_communication(&step, seconds / steps, out);
+  }
+  av_log_event("communication", "ranks", "i", (int64_t)comm->size, "steps", "i", n_steps,
+               "step_seconds", "d", seconds / steps, "operations", "d", step.operations.mean,
+               "bytes_min", "d", step.bytes.min, "bytes_mean", "d", step.bytes.mean, "bytes_max",
+               "d", step.bytes.max, "seconds_min", "d", step.seconds.min, "seconds_mean", "d",
+               step.seconds.mean, "seconds_max", "d", step.seconds.max, "ahead_seconds", "d",
+               step.ahead.mean, "waited_seconds", "d", step.waited.mean, NULL);
+  return AV_OK;
+}
+
 static void print_row(FILE *out, int64_t depth, const char *name, const av_spread *seconds,
                       double whole, const av_spread *peak) {
   const double mib = 1024.0 * 1024.0;

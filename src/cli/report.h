@@ -55,6 +55,12 @@ typedef struct av_output_file {
 } av_output_file;
 av_status av_report_outputs(const av_comm *comm, int n, const av_output_file *files, FILE *out);
 
+/* What the ranks have told each other in n_steps steps of training that took `seconds`; `traffic`
+ * is this rank's. One log event "communication", figures of a step and rank; printed where there
+ * are several ranks. Nothing if n_steps = 0. */
+av_status av_report_communication(const av_comm *comm, int64_t n_steps, double seconds,
+                                  const av_traffic *traffic, FILE *out);
+
 /* Time and memory by phase, least, mean and most over the ranks: one log event "phase" each, and
  * "end". */
 av_status av_report_phases(const av_comm *comm, const av_phases *phases, FILE *out);

@@ -53,6 +53,12 @@ av_status av_builder_create(av_counts_builder **builder, int64_t n_genes, int64_
 /* Entries may be unsorted and repeat a gene (values are added); zeros are dropped. */
 av_status av_builder_add_row(av_counts_builder *builder, int64_t n, const int32_t *gene,
                              const double *value);
+/* Rows built elsewhere, e.g. by another thread: av_builder_part empties `part`, whose codes then
+ * are as wide as those of `whole` (nobody may add to `whole` meanwhile), and which needs no memory,
+ * and so cannot fail, while it holds no more rows and entries than it was created for.
+ * av_builder_append adds the rows of a part of that builder. */
+av_status av_builder_part(av_counts_builder *part, const av_counts_builder *whole);
+av_status av_builder_append(av_counts_builder *builder, const av_counts_builder *part);
 av_status av_builder_finish(av_counts_builder *builder, av_counts *counts);
 void av_builder_free(av_counts_builder **builder);
 

@@ -1,8 +1,9 @@
-#include "data/counts.h"
+#include "data/counts_pack.h"
 
 #include "base/memory.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 enum {
   NARROW_GENES = 65536,    /* most genes that 16 bits number */
@@ -15,6 +16,7 @@ struct av_counts_builder {
   int64_t row_capacity;   /* of row_start, less one */
   int64_t entry_capacity; /* of gene and value */
   int64_t escape_capacity;
+  bool part;      /* rows on their way to another builder, which judges the width of codes */
   double *sum;    /* (n_genes) zero between rows: merges repeated genes, puts them in order */
   uint64_t *seen; /* one bit a gene, zero between rows */
 };
@@ -197,6 +199,19 @@ static bool too_narrow(const av_counts *counts) {
   return counts->kind == AV_COUNT_U8 && counts->n_escaped > counts->n_nonzero / ESCAPE_SHARE;
 }
 
+/* After rows have come: wider codes if these turn out too narrow. */
+static av_status judge(av_counts_builder *builder) {
+  const av_counts *counts = &builder->counts;
+  const bool widens = !builder->part && counts->n_nonzero >= ENTRIES_TO_JUDGE && too_narrow(counts);
+  return widens ? widen(builder) : AV_OK;
+}
+
+static av_status reserve_rows(av_counts_builder *builder, int64_t needed) {
+  return needed <= builder->row_capacity
+             ? AV_OK
+             : resize_row_start(builder, grown_capacity(builder->row_capacity, needed));
+}
+
 static bool strictly_increasing(int64_t n, const int32_t *gene) {
   for (int64_t i = 1; i < n; ++i) {
     if (gene[i] <= gene[i - 1]) {
@@ -232,9 +247,7 @@ av_status av_builder_add_row(av_counts_builder *builder, int64_t n, const int32_
                              const double *value) {
   av_counts *counts = &builder->counts;
   AV_TRY(reserve_entries(builder, counts->n_nonzero + n));
-  if (counts->n_rows == builder->row_capacity) {
-    AV_TRY(resize_row_start(builder, grown_capacity(counts->n_rows, counts->n_rows + 1)));
-  }
+  AV_TRY(reserve_rows(builder, counts->n_rows + 1));
   if (strictly_increasing(n, gene)) {
     for (int64_t i = 0; i < n; ++i) {
       AV_TRY(put(builder, gene[i], value[i]));
@@ -243,10 +256,146 @@ av_status av_builder_add_row(av_counts_builder *builder, int64_t n, const int32_
     AV_TRY(put_unsorted(builder, n, gene, value));
   }
   counts->row_start[++counts->n_rows] = counts->n_nonzero;
-  if (counts->n_nonzero >= ENTRIES_TO_JUDGE && too_narrow(counts)) {
-    AV_TRY(widen(builder));
+  return judge(builder);
+}
+
+/* --- rows as they were stored ------------------------------------------------------------- */
+
+static uint32_t gene_at(const av_counts *counts, int64_t i) {
+  return counts->wide_genes ? ((const uint32_t *)counts->gene)[i]
+                            : ((const uint16_t *)counts->gene)[i];
+}
+
+/* How many rows begin at or below the gene that the row before them ends with. */
+static int64_t descents_between(const av_counts *counts, int64_t at, const av_raw_rows *rows) {
+  int64_t n = 0;
+  for (int64_t r = 1; r < rows->n_rows; ++r) {
+    const int64_t start = rows->pointer[r] - rows->pointer[0];
+    if (start > 0 && rows->pointer[r + 1] > rows->pointer[r]) {
+      n += gene_at(counts, at + start) <= gene_at(counts, at + start - 1);
+    }
+  }
+  return n;
+}
+
+/* Lists the `left` escapes among n codes put at `at`. */
+static av_status list_escapes(av_counts_builder *builder, const av_raw_rows *rows, int64_t at,
+                              int64_t n, int64_t left) {
+  const av_counts *counts = &builder->counts;
+  const uint8_t *narrow = counts->value;
+  const uint16_t *wide = counts->value;
+  for (int64_t i = 0; i < n && left > 0; ++i) {
+    if (counts->kind == AV_COUNT_U8) {
+      const uint8_t *found = memchr(narrow + at + i, UINT8_MAX, (size_t)(n - i));
+      i = found != NULL ? found - (narrow + at) : n;
+    } else {
+      while (i < n && wide[at + i] != UINT16_MAX) {
+        ++i;
+      }
+    }
+    if (i < n) {
+      AV_TRY(add_escape(builder, at + i, av_number_at(rows->value_kind, rows->value, i)));
+      --left;
+    }
   }
   return AV_OK;
+}
+
+av_status av_builder_add_raw(av_counts_builder *builder, const av_raw_rows *rows, double largest,
+                             bool *added) {
+  av_counts *counts = &builder->counts;
+  const int64_t n = rows->pointer[rows->n_rows] - rows->pointer[0];
+  const int64_t at = counts->n_nonzero;
+  int64_t n_escaped = 0;
+  int64_t descents = 0;
+  *added = false;
+  if (counts->kind == AV_COUNT_F32) {
+    return AV_OK;
+  }
+  AV_TRY(reserve_entries(builder, at + n));
+  AV_TRY(reserve_rows(builder, counts->n_rows + rows->n_rows));
+  char *code = (char *)counts->value + (size_t)at * value_size(counts);
+  char *gene = (char *)counts->gene + (size_t)at * gene_size(counts);
+  if (!av_pack_values(rows->value_kind, n, rows->value, largest, counts->kind, code, &n_escaped) ||
+      !av_pack_genes(rows->index_kind, n, rows->index, counts->n_genes, counts->wide_genes, gene,
+                     &descents) ||
+      descents != descents_between(counts, at, rows)) {
+    return AV_OK;
+  }
+  AV_TRY(list_escapes(builder, rows, at, n, n_escaped));
+  for (int64_t r = 1; r <= rows->n_rows; ++r) {
+    counts->row_start[counts->n_rows + r] = at + rows->pointer[r] - rows->pointer[0];
+  }
+  counts->n_rows += rows->n_rows;
+  counts->n_nonzero = at + n;
+  *added = true;
+  return judge(builder);
+}
+
+/* --- parts -------------------------------------------------------------------------------- */
+
+av_status av_builder_part(av_counts_builder *part, const av_counts_builder *whole) {
+  av_counts *counts = &part->counts;
+  part->part = true;
+  counts->n_rows = counts->n_nonzero = counts->n_escaped = 0;
+  if (counts->kind != whole->counts.kind) {
+    counts->kind = whole->counts.kind;
+    AV_TRY(resize(&counts->value, part->entry_capacity, value_size(counts)));
+  }
+  if (part->escape_capacity < part->entry_capacity) {
+    AV_TRY(resize_escapes(counts, part->entry_capacity));
+    part->escape_capacity = part->entry_capacity;
+  }
+  return AV_OK;
+}
+
+/* 8-bit codes become the 16-bit ones of `to`, from its end on. */
+static av_status append_widened(av_counts_builder *builder, const av_counts *from) {
+  av_counts *to = &builder->counts;
+  const uint8_t *narrow = from->value;
+  uint16_t *wide = (uint16_t *)to->value + to->n_nonzero;
+  for (int64_t i = 0; i < from->n_nonzero; ++i) {
+    wide[i] = narrow[i];
+  }
+  for (int64_t e = 0; e < from->n_escaped; ++e) {
+    const int64_t at = from->escaped_at[e];
+    int64_t code = UINT16_MAX;
+    if (!code_of(from->escaped_value[e], UINT16_MAX, &code)) {
+      code = UINT16_MAX;
+      AV_TRY(add_escape(builder, to->n_nonzero + at, from->escaped_value[e]));
+    }
+    wide[at] = (uint16_t)code;
+  }
+  return AV_OK;
+}
+
+static void copy_entries(void *to, int64_t at, const void *from, int64_t n, size_t size) {
+  if (n > 0) { /* without entries there may be no arrays */
+    memcpy((char *)to + (size_t)at * size, from, (size_t)n * size);
+  }
+}
+
+av_status av_builder_append(av_counts_builder *builder, const av_counts_builder *part) {
+  av_counts *to = &builder->counts;
+  const av_counts *from = &part->counts;
+  const int64_t at = to->n_nonzero;
+  AV_TRY(reserve_entries(builder, at + from->n_nonzero));
+  AV_TRY(reserve_rows(builder, to->n_rows + from->n_rows));
+  copy_entries(to->gene, at, from->gene, from->n_nonzero, gene_size(to));
+  if (to->kind == from->kind) {
+    copy_entries(to->value, at, from->value, from->n_nonzero, value_size(to));
+    for (int64_t e = 0; e < from->n_escaped; ++e) {
+      AV_TRY(add_escape(builder, at + from->escaped_at[e], from->escaped_value[e]));
+    }
+  } else {
+    AV_TRY(append_widened(builder, from));
+  }
+  for (int64_t r = 1; r <= from->n_rows; ++r) {
+    to->row_start[to->n_rows + r] = at + from->row_start[r];
+  }
+  to->n_rows += from->n_rows;
+  to->n_nonzero = at + from->n_nonzero;
+  return judge(builder);
 }
 
 av_status av_builder_finish(av_counts_builder *builder, av_counts *counts) {

@@ -45,6 +45,7 @@ typedef struct av_dataset {
   double *library;       /* (n_local) total count over the genes used */
   int64_t n_empty_cells; /* over all ranks; 0 unless empty_cells = nan */
   int64_t n_empty_genes; /* genes without a count in any cell */
+  int64_t n_read_raw;    /* cells of this rank read past HDF5's own read */
   char *input_path;
   int64_t input_bytes;
   uint64_t names_checksum; /* FNV-1a over obs names and genes used: identifies the input */

@@ -259,19 +259,10 @@ av_status av_h5_open_input(hid_t *file, const char *path) {
 av_status av_h5_open_parallel(hid_t *file, const av_comm *comm, const char *path) {
   *file = -1;
   AV_TRY(av_agree(comm, check_path(path))); /* a file that not every node sees */
-  hid_t access = -1;
-  av_status status = AV_H5_ID(access, H5Pcreate(H5P_FILE_ACCESS), path);
-  if (status == AV_OK && comm->size > 1) {
-    /* each rank alone: with all ranks in one open, one that cannot read would leave the others waiting
-     * inside HDF5 */
-    status = AV_H5(H5Pset_fapl_mpio(access, MPI_COMM_SELF, MPI_INFO_NULL), path);
-  }
-  status = av_agree(comm, status);
-  if (status == AV_OK) {
-    *file = H5Fopen(path, H5F_ACC_RDONLY, access);
-    status = av_agree(comm, *file >= 0 ? AV_OK : fail_open_file(path));
-  }
-  av_h5_close(&access);
+  /* each rank alone: with all ranks in one open, one that cannot read would leave the others waiting
+   * inside HDF5 */
+  *file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
+  const av_status status = av_agree(comm, *file >= 0 ? AV_OK : fail_open_file(path));
   if (status != AV_OK) {
     av_h5_close(file);
   }

@@ -286,12 +286,9 @@ static av_status summarize(const av_comm *comm, const av_config *config, av_data
   return count_empty_genes(comm, config, dataset);
 }
 
-av_status av_h5ad_read_limited(const av_comm *comm, const av_config *config, av_dataset *dataset,
-                               const av_read_limits *limits) {
-  av_input_plan plan = {0};
-  *dataset = (av_dataset){0};
-  AV_TRY(av_h5ad_read_metadata(comm, config, dataset, &plan));
-  av_status status = distribute_cells(comm, dataset, &plan);
+av_status av_h5ad_read_slabs(const av_comm *comm, const av_config *config, av_dataset *dataset,
+                             const av_input_plan *plan, const av_read_limits *limits) {
+  av_status status = distribute_cells(comm, dataset, plan);
   if (status == AV_OK) {
     status = read_counts(comm, config, dataset, limits);
   }
@@ -301,6 +298,15 @@ av_status av_h5ad_read_limited(const av_comm *comm, const av_config *config, av_
   if (status == AV_OK) {
     status = av_agree(comm, av_dataset_design(dataset));
   }
+  return status;
+}
+
+av_status av_h5ad_read_limited(const av_comm *comm, const av_config *config, av_dataset *dataset,
+                               const av_read_limits *limits) {
+  av_input_plan plan = {0};
+  *dataset = (av_dataset){0};
+  AV_TRY(av_h5ad_read_metadata(comm, config, dataset, &plan));
+  const av_status status = av_h5ad_read_slabs(comm, config, dataset, &plan, limits);
   av_input_plan_free(&plan);
   if (status != AV_OK) {
     av_dataset_free(dataset);
@@ -308,7 +314,9 @@ av_status av_h5ad_read_limited(const av_comm *comm, const av_config *config, av_
   return status;
 }
 
-av_status av_h5ad_read(const av_comm *comm, const av_config *config, av_dataset *dataset) {
-  const av_read_limits limits = av_read_limits_default();
+av_status av_h5ad_read(const av_comm *comm, const av_config *config, int threads,
+                       av_dataset *dataset) {
+  av_read_limits limits = av_read_limits_default();
+  limits.threads = threads;
   return av_h5ad_read_limited(comm, config, dataset, &limits);
 }

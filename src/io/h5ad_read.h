@@ -31,9 +31,11 @@ av_status av_h5ad_read_metadata(const av_comm *comm, const av_config *config, av
                                 av_input_plan *plan);
 
 /* Reads this rank's part: partition by weight, distribution of the per-cell facts, counts in blocks
- * of bounded size, value checks over ALL values read of the genes used. Warnings (empty genes,
+ * of bounded size by `threads` threads of each rank, value checks over ALL values read of the genes
+ * used. Warnings (empty genes,
  * duplicate names, ...) are logged by rank 0. Collective. */
-av_status av_h5ad_read(const av_comm *comm, const av_config *config, av_dataset *dataset);
+av_status av_h5ad_read(const av_comm *comm, const av_config *config, int threads,
+                       av_dataset *dataset);
 
 /* Whether the matrix to read holds counts, judged by a sample of at most about a million stored
  * values over all genes: for `atlasvi check`. Collective. */

@@ -160,12 +160,23 @@ static av_status check_still_ours(const av_writer *writer) {
   return AV_OK;
 }
 
-static av_status finish_file(av_writer *writer) {
+static av_status store_file(av_writer *writer) {
+  if (writer->h5 < 0) { /* stored already */
+    return AV_OK;
+  }
   AV_TRY(av_safe_file_close(&writer->file, &writer->h5));
-  AV_TRY(av_safe_file_sync(&writer->file));
+  return av_safe_file_sync(&writer->file);
+}
+
+static av_status finish_file(av_writer *writer) {
+  AV_TRY(store_file(writer));
   AV_TRY(av_writer_verify(writer));
   AV_TRY(check_still_ours(writer));
   return av_safe_file_commit(&writer->file);
+}
+
+av_status av_writer_store(av_writer *writer) {
+  return av_agree(writer->comm, writer->comm->rank == 0 ? store_file(writer) : AV_OK);
 }
 
 av_status av_writer_commit(av_writer **writer) {

@@ -1,7 +1,7 @@
 /* Writing the output .h5ad: encodings that anndata 0.7 to 0.13 read (h5ad keys: io/h5ad_keys.h).
  *
  * The file is always written whole: a temporary beside it, every return code checked, closed,
- * reopened and verified, fsynced, renamed. After an error nothing of it remains. Only rank 0
+ * fsynced, reopened and verified, renamed. After an error nothing of it remains. Only rank 0
  * touches the file; matrices of cells arrive from all ranks in bounded blocks.
  */
 #ifndef AV_IO_H5AD_WRITE_H
@@ -49,6 +49,9 @@ av_status av_writer_cell_matrix(av_writer *writer, const char *link, int64_t n_c
 av_status av_writer_cell_matrix_pair(av_writer *writer, const char *link_a, const char *link_b,
                                      int64_t n_columns, av_fill_rows fill, void *context);
 
+/* Bytes of blocks that these take at most for `n_columns`, on rank 0 or on any other. */
+int64_t av_writer_buffers(bool first_rank, int64_t n_columns);
+
 /* Small things; collective, the content is rank 0's. `link` such as "uns/ldvae_loadings";
  * intermediate groups are made as tagged dicts. */
 av_status av_writer_table(av_writer *writer, const char *link, const av_table *table);
@@ -65,8 +68,12 @@ av_status av_writer_varm(av_writer *writer, const char *link, int64_t n_columns,
 /* One byte a cell of this rank, written as a categorical-free int8 array, e.g. the split. */
 av_status av_writer_cell_bytes(av_writer *writer, const char *link, const int8_t *values);
 
-/* Closes, reopens, verifies (every dataset written is there with its shape, and the checksum of the
- * float matrices read back), fsyncs and renames; on failure removes the temporary. Collective. */
+/* Closes the file and waits until its disk has it: commit's first part, for who times it by itself.
+ * Nothing can be written any more. Collective. */
+av_status av_writer_store(av_writer *writer);
+/* Closes, fsyncs, reopens, verifies (every dataset written is there with its shape, and the
+ * checksum of the float matrices read back) and renames; on failure removes the temporary.
+ * Collective. */
 av_status av_writer_commit(av_writer **writer);
 /* Removes the temporary and frees; accepts NULL. Collective (each rank frees its part). */
 void av_writer_discard(av_writer **writer);

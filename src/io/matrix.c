@@ -180,19 +180,29 @@ done:
   return status;
 }
 
+static bool has_no_filters(hid_t dataset) {
+  hid_t properties = H5Dget_create_plist(dataset);
+  const bool none = properties >= 0 && H5Pget_nfilters(properties) == 0;
+  av_h5_close(&properties);
+  return none;
+}
+
 /* Replaces `dataset` by the same one with a chunk cache of two chunks: neighbouring blocks share a
  * chunk, and one that holds everything (R) is decompressed once. At most 512 MiB, or one chunk if
- * that is larger (HDF5 has it in memory whole anyway while it decompresses). */
+ * that is larger (HDF5 has it in memory whole anyway while it decompresses). Values in a row without
+ * filters get no cache: HDF5 then reads just what is asked for, where otherwise it takes the size of
+ * a chunk from a record beside it, and reads past its memory if a damaged file has it too small. */
 static av_status widen_cache(hid_t *dataset, int n_dims, hid_t location, const char *link,
                              const char *what) {
   hsize_t chunk[2];
   int64_t bytes = 0;
   AV_TRY(av_matrix_chunk(*dataset, what, n_dims, chunk, &bytes));
-  if (2 * bytes <= MIB) { /* HDF5's own cache is 1 MiB */
+  const bool direct = n_dims == 1 && bytes > 0 && has_no_filters(*dataset);
+  if (!direct && 2 * bytes <= MIB) { /* HDF5's own cache is 1 MiB */
     return AV_OK;
   }
   int64_t cache = 2 * bytes < LARGEST_CACHE ? 2 * bytes : LARGEST_CACHE;
-  cache = cache < bytes ? bytes : cache;
+  cache = direct ? 0 : cache < bytes ? bytes : cache;
   hid_t access = -1;
   AV_TRY(AV_H5_ID(access, H5Pcreate(H5P_DATASET_ACCESS), what));
   av_status status = AV_H5(H5Pset_chunk_cache(access, 521, (size_t)cache, 1.0), what);

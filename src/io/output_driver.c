@@ -1,25 +1,34 @@
 #include "io/output_driver.h"
 
 #include "io/h5.h"
+#include "io/write_behind.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stddef.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #if H5_VERSION_GE(1, 13, 0)
 #include <H5FDdevelop.h>
 #endif
 
-typedef struct output_file {
+struct av_output_handle {
   H5FD_t base; /* HDF5's part, must be first */
   int descriptor;
   haddr_t eoa; /* end of what HDF5 has allocated */
   haddr_t eof;
   dev_t device;
   ino_t inode;
-  av_write_failure *failure;
-} output_file;
+  bool writes;
+  av_write_behind behind;
+  av_write_failure *failure; /* NULL: opened for reading */
+};
+typedef struct av_output_handle output_file;
+
+/* Reads of at least so many bytes are matrices, read once from begin to end. */
+enum { LARGE_READ = 1 << 18 };
 
 typedef struct driver_info {
   av_write_failure *failure;
@@ -37,7 +46,9 @@ static H5FD_t *driver_open(const char *name, unsigned flags, hid_t access, haddr
   const int descriptor = open(name, mode | O_CLOEXEC, 0666);
   struct stat facts;
   if (descriptor < 0 || fstat(descriptor, &facts) != 0) {
-    info->failure->error = errno;
+    if (info->failure != NULL) {
+      info->failure->error = errno;
+    }
     if (descriptor >= 0) {
       close(descriptor);
     }
@@ -52,12 +63,13 @@ static H5FD_t *driver_open(const char *name, unsigned flags, hid_t access, haddr
   file->eof = (haddr_t)facts.st_size;
   file->device = facts.st_dev;
   file->inode = facts.st_ino;
+  file->writes = (flags & H5F_ACC_RDWR) != 0;
   file->failure = info->failure;
   return &file->base;
 }
 
 static void remember(output_file *file, int error, haddr_t end) {
-  if (file->failure->error == 0) {
+  if (file->failure != NULL && file->failure->error == 0) {
     file->failure->error = error;
     file->failure->needed = (int64_t)(end > file->eoa ? end : file->eoa);
   }
@@ -116,6 +128,9 @@ static herr_t driver_read(H5FD_t *base, H5FD_mem_t type, hid_t transfer, haddr_t
   (void)type;
   (void)transfer;
   const output_file *file = (const output_file *)base;
+  const off_t begin = (off_t)address;
+  const off_t bytes = (off_t)size;
+  const bool large = !file->writes && size >= LARGE_READ;
   char *at = buffer;
   while (size > 0) {
     const ssize_t n = pread(file->descriptor, at, size, (off_t)address);
@@ -126,39 +141,49 @@ static herr_t driver_read(H5FD_t *base, H5FD_mem_t type, hid_t transfer, haddr_t
       return -1;
     }
     if (n == 0) { /* beyond the end of the file, within what is allocated: zeros */
-      for (; size > 0; --size) {
-        *at++ = 0;
-      }
-      return 0;
-    }
-    at += n;
-    address += (haddr_t)n;
-    size -= (size_t)n;
-  }
-  return 0;
-}
-
-static herr_t driver_write(H5FD_t *base, H5FD_mem_t type, hid_t transfer, haddr_t address,
-                           size_t size, const void *buffer) {
-  (void)type;
-  (void)transfer;
-  output_file *file = (output_file *)base;
-  const haddr_t end = address + size;
-  const char *at = buffer;
-  while (size > 0 && file->failure->error == 0) {
-    const ssize_t n = pwrite(file->descriptor, at, size, (off_t)address);
-    if (n < 0 && errno == EINTR) {
-      continue;
-    }
-    if (n <= 0) {
-      remember(file, n < 0 ? errno : EIO, end);
+      memset(at, 0, size);
       break;
     }
     at += n;
     address += (haddr_t)n;
     size -= (size_t)n;
   }
-  file->eof = end > file->eof ? end : file->eof;
+  if (large) { /* the same memory serves again: new pages cost more than the copy out of them */
+    posix_fadvise(file->descriptor, begin, bytes, POSIX_FADV_DONTNEED);
+  }
+  return 0;
+}
+
+bool av_output_write(av_output_handle *file, int64_t address, const void *data, int64_t bytes) {
+  const int64_t end = address + bytes;
+  const char *at = data;
+  for (int64_t to = address; to < end && file->failure->error == 0;) {
+    const ssize_t n = pwrite(file->descriptor, at, (size_t)(end - to), (off_t)to);
+    if (n < 0 && errno == EINTR) {
+      continue;
+    }
+    if (n <= 0) {
+      remember(file, n < 0 ? errno : EIO, (haddr_t)end);
+      break;
+    }
+    at += n;
+    to += n;
+  }
+  file->eof = (haddr_t)end > file->eof ? (haddr_t)end : file->eof;
+  if (file->failure->error == 0) {
+    const int error = av_write_behind_wrote(&file->behind, file->descriptor, address, bytes);
+    if (error != 0) {
+      remember(file, error, (haddr_t)end);
+    }
+  }
+  return file->failure->error == 0;
+}
+
+static herr_t driver_write(H5FD_t *base, H5FD_mem_t type, hid_t transfer, haddr_t address,
+                           size_t size, const void *buffer) {
+  (void)type;
+  (void)transfer;
+  av_output_write((output_file *)base, (int64_t)address, buffer, (int64_t)size);
   return 0;
 }
 
@@ -199,42 +224,56 @@ static const H5FD_class_t DRIVER = {
     .fl_map = H5FD_FLMAP_DICHOTOMY,
 };
 
-av_status av_output_open(hid_t *file, const char *path, bool create, av_write_failure *failure) {
+/* File access through the driver above; `failure` may be NULL for reading. */
+static av_status driver_access(hid_t *access, av_write_failure *failure, const char *path) {
   const driver_info info = {failure};
   hid_t driver = -1;
+  av_status status = AV_OK;
+  AV_GO(status, AV_H5_ID(driver, H5FDregister(&DRIVER), path), done);
+  AV_GO(status, AV_H5_ID(*access, H5Pcreate(H5P_FILE_ACCESS), path), done);
+  AV_GO(status, AV_H5(H5Pset_driver(*access, driver, &info), path), done);
+  AV_GO(status, AV_H5(H5Pset_fclose_degree(*access, H5F_CLOSE_STRONG), path), done);
+
+done:
+  if (driver >= 0) {
+    H5FDunregister(driver); /* the properties keep their own reference */
+  }
+  return status;
+}
+
+av_status av_output_open(hid_t *file, const char *path, bool create, av_write_failure *failure) {
   hid_t access = -1;
   *file = -1;
   *failure = (av_write_failure){0};
-  av_status status = AV_OK;
-  AV_GO(status, AV_H5_ID(driver, H5FDregister(&DRIVER), path), done);
-  AV_GO(status, AV_H5_ID(access, H5Pcreate(H5P_FILE_ACCESS), path), done);
-  AV_GO(status, AV_H5(H5Pset_driver(access, driver, &info), path), done);
-  AV_GO(status, AV_H5(H5Pset_fclose_degree(access, H5F_CLOSE_STRONG), path), done);
-  if (create) {
-    AV_GO(status, AV_H5_ID(*file, H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, access), path), done);
-  } else {
-    AV_GO(status, AV_H5_ID(*file, H5Fopen(path, H5F_ACC_RDWR, access), path), done);
+  av_status status = driver_access(&access, failure, path);
+  if (status == AV_OK && create) {
+    status = AV_H5_ID(*file, H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, access), path);
+  } else if (status == AV_OK) {
+    status = AV_H5_ID(*file, H5Fopen(path, H5F_ACC_RDWR, access), path);
   }
-
-done:
   av_h5_close(&access);
-  if (driver >= 0) {
-    H5FDunregister(driver); /* the open file keeps its own reference */
-  }
   return status;
 }
 
 av_status av_output_reopen(hid_t *file, const char *path) {
   hid_t access = -1;
   *file = -1;
-  av_status status = AV_OK;
-  AV_GO(status, AV_H5_ID(access, H5Pcreate(H5P_FILE_ACCESS), path), done);
-#if H5_VERSION_GE(1, 10, 7)
-  AV_GO(status, AV_H5(H5Pset_file_locking(access, false, true), path), done);
-#endif
-  AV_GO(status, AV_H5_ID(*file, H5Fopen(path, H5F_ACC_RDONLY, access), path), done);
-
-done:
+  av_status status = driver_access(&access, NULL, path);
+  if (status == AV_OK) {
+    status = AV_H5_ID(*file, H5Fopen(path, H5F_ACC_RDONLY, access), path);
+  }
   av_h5_close(&access);
   return status;
+}
+
+av_status av_output_handle_of(av_output_handle **handle, hid_t file) {
+  void *descriptor = NULL;
+  AV_TRY(AV_H5(H5Fget_vfd_handle(file, H5P_DEFAULT, &descriptor), "output file"));
+  *handle = (output_file *)((char *)descriptor - offsetof(output_file, descriptor));
+  return AV_OK;
+}
+
+int64_t av_output_address(hid_t dataset) {
+  const haddr_t address = H5Dget_offset(dataset);
+  return address == HADDR_UNDEF ? -1 : (int64_t)address;
 }

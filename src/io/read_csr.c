@@ -1,5 +1,5 @@
 /* CSR: each rank reads the stored entries of its own rows, block by block. */
-#include "io/read_slab.h"
+#include "io/read_raw.h"
 
 #include "base/memory.h"
 
@@ -64,18 +64,19 @@ static av_status finish_row(av_slab *slab, row_buffer *row, int64_t cell,
   return status;
 }
 
-static av_status read_rows(av_slab *slab, const int64_t *pointer, row_buffer *row,
-                           av_counts_builder *builder, int32_t *index, double *value) {
-  const int64_t n_rows = slab->dataset->n_local;
+/* Rows [first, last) of the slab, a block at a time. */
+static av_status read_blocks(av_slab *slab, const int64_t *pointer, int64_t first, int64_t last,
+                             row_buffer *row, av_counts_builder *builder, int32_t *index,
+                             double *value) {
   const int64_t first_cell = slab->dataset->first;
-  int64_t at = pointer[0];
-  int64_t r = 0;
-  while (r < n_rows) {
-    const int64_t rest = pointer[n_rows] - at;
+  int64_t at = pointer[first];
+  int64_t r = first;
+  while (r < last) {
+    const int64_t rest = pointer[last] - at;
     const int64_t n = rest < slab->stored.max_values ? rest : slab->stored.max_values;
     AV_TRY(av_stored_entries(&slab->stored, at, n, value, index));
     const int64_t end = at + n;
-    for (int64_t from = at; r < n_rows; ++r) {
+    for (int64_t from = at; r < last; ++r) {
       const int64_t to = pointer[r + 1] < end ? pointer[r + 1] : end;
       AV_TRY(append(slab, row, first_cell + r, from, to - from, index + (from - at),
                     value + (from - at)));
@@ -90,12 +91,32 @@ static av_status read_rows(av_slab *slab, const int64_t *pointer, row_buffer *ro
   return AV_OK;
 }
 
+/* Rows [first, first + n) of the slab through HDF5. */
+static av_status read_rows(av_slab *slab, const int64_t *pointer, int64_t first, int64_t n,
+                           av_counts_builder *builder) {
+  const int64_t n_stored = pointer[first + n] - pointer[first];
+  const int64_t block = n_stored < slab->stored.max_values ? n_stored : slab->stored.max_values;
+  row_buffer row = {0};
+  int32_t *index = av_malloc((size_t)block, sizeof *index);
+  double *value = av_malloc((size_t)block, sizeof *value);
+  av_status status = AV_OK;
+  if (index == NULL || value == NULL) {
+    status = av_fail(AV_NOMEM, "%s: out of memory (block of %lld values)", slab->matrix->what,
+                     (long long)block);
+  } else {
+    status = read_blocks(slab, pointer, first, first + n, &row, builder, index, value);
+  }
+  free(row.gene);
+  free(row.value);
+  free(index);
+  free(value);
+  return status;
+}
+
 static av_status read_slab(av_slab *slab) {
   const int64_t n_rows = slab->dataset->n_local;
   av_counts_builder *builder = NULL;
-  row_buffer row = {0};
-  int32_t *index = NULL;
-  double *value = NULL;
+  bool read = false;
   av_status status = AV_OK;
   int64_t *pointer = av_malloc((size_t)n_rows + 1, sizeof *pointer);
   if (pointer == NULL) {
@@ -108,23 +129,14 @@ static av_status read_slab(av_slab *slab) {
           done);
   }
   const int64_t n_stored = n_rows > 0 ? pointer[n_rows] - pointer[0] : 0;
-  const int64_t block = n_stored < slab->stored.max_values ? n_stored : slab->stored.max_values;
-  index = av_malloc((size_t)block, sizeof *index);
-  value = av_malloc((size_t)block, sizeof *value);
-  if (index == NULL || value == NULL) {
-    status = av_fail(AV_NOMEM, "%s: out of memory (block of %lld values)", slab->matrix->what,
-                     (long long)block);
-    goto done;
-  }
   AV_GO(status, av_slab_builder(slab, n_stored, &builder), done);
-  AV_GO(status, read_rows(slab, pointer, &row, builder, index, value), done);
+  AV_GO(status, av_read_raw(slab, pointer, builder, read_rows, &read), done);
+  if (!read) {
+    AV_GO(status, read_rows(slab, pointer, 0, n_rows, builder), done);
+  }
   AV_GO(status, av_builder_finish(builder, &slab->dataset->counts), done);
 done:
   av_builder_free(&builder);
-  free(row.gene);
-  free(row.value);
-  free(index);
-  free(value);
   free(pointer);
   return status;
 }

@@ -29,6 +29,10 @@ av_status av_read_dense(av_slab *slab, av_status status);
  * are well. */
 av_status av_read_csc(av_slab *slab);
 
+/* The second half of av_h5ad_read, after av_h5ad_read_metadata. Collective. */
+av_status av_h5ad_read_slabs(const av_comm *comm, const av_config *config, av_dataset *dataset,
+                             const av_input_plan *plan, const av_read_limits *limits);
+
 /* av_h5ad_read with other limits than av_read_limits_default(): for tests. Collective. */
 av_status av_h5ad_read_limited(const av_comm *comm, const av_config *config, av_dataset *dataset,
                                const av_read_limits *limits);

@@ -12,7 +12,8 @@ enum { MIB = 1 << 20, ENTRY_BYTES = sizeof(double) + sizeof(int32_t) };
 av_read_limits av_read_limits_default(void) {
   return (av_read_limits){.block_bytes = 32 * (int64_t)MIB,
                           .round_bytes = 16 * (int64_t)MIB,
-                          .giant_chunk_bytes = 64 * (int64_t)MIB};
+                          .giant_chunk_bytes = 64 * (int64_t)MIB,
+                          .threads = 1};
 }
 
 /* The code that a bool enum calls TRUE; other enums are not numbers. */

@@ -54,6 +54,16 @@ void av_check_values(av_value_check *check, int64_t row, int64_t n, const int32_
   }
 }
 
+void av_value_check_merge(av_value_check *check, const av_value_check *other) {
+  check->n_checked += other->n_checked;
+  check->n_bad += other->n_bad;
+  check->n_fractions += other->n_fractions;
+  check->n_rounded += other->n_rounded;
+  if (other->first.row >= 0 && comes_before(&other->first, &check->first)) {
+    check->first = other->first;
+  }
+}
+
 /* What is wrong with a value, in words. */
 static const char *fault_of(const av_value_check *check, double value) {
   if (isnan(value)) {

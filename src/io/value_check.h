@@ -31,6 +31,9 @@ void av_value_check_begin(av_value_check *check, const av_stored *stored, const 
 void av_check_values(av_value_check *check, int64_t row, int64_t n, const int32_t *gene,
                      const double *value);
 
+/* Adds what another check of the same matrix has seen. */
+void av_value_check_merge(av_value_check *check, const av_value_check *other);
+
 /* Adds up over the ranks. If any value is bad: AV_BADDATA, one line naming the first in row order,
  * how many there are and what to do: another matrix of the file that holds counts, or
  * allow_non_counts. Collective; the line is the same for any number of ranks. */

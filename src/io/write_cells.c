@@ -3,10 +3,16 @@
  * The rows are cut into blocks by a grid over all cells. In every round each rank fills the part of
  * its next block that lies in its slab; all agree that this went well, and that rank 0 could write
  * the round before; then the parts go to rank 0. So nobody waits for a rank that failed.
+ *
+ * Rank 0 writes uncompressed matrices by a thread of its own (io/block_thread.h), straight to where
+ * HDF5 has placed them, while the next round is filled: until that thread has finished nothing else
+ * may use HDF5 on the file, since both keep the driver's books. Compressed ones go through HDF5.
  */
 #include "base/memory.h"
+#include "io/block_thread.h"
 #include "io/h5.h"
 #include "io/h5ad_put.h"
+#include "io/output_driver.h"
 #include "io/writer.h"
 
 #include <limits.h>
@@ -16,13 +22,17 @@
 /* Fills rows of this rank's slab (local numbering) of every matrix, one matrix after the other. */
 typedef av_status (*fill_function)(void *context, int64_t first_row, int64_t n_rows, void *out);
 
-enum { MOST_MATRICES = 2 };
+enum {
+  MOST_MATRICES = AV_BLOCK_PARTS,
+  THREAD_BLOCKS = 3 /* one is filled, one is written, and one waits or arrives */
+};
 
 typedef struct cell_stream {
   av_writer *writer;
   int n_matrices;
   const char *link[MOST_MATRICES];  /* NULL: filled, but not wanted */
   hid_t dataset[MOST_MATRICES];     /* rank 0 */
+  int64_t address[MOST_MATRICES];   /* rank 0: of the values in the file, with a thread */
   uint32_t checksum[MOST_MATRICES]; /* of this rank's slab */
   int n_dims;
   int64_t n_columns;
@@ -31,8 +41,10 @@ typedef struct cell_stream {
   int level;
   fill_function fill;
   void *context;
-  unsigned char *block;    /* block_rows rows of each matrix */
-  unsigned char *received; /* rank 0: block_rows rows of one */
+  unsigned char *block;    /* block_rows rows of each matrix, to be filled */
+  unsigned char *received; /* rank 0, no thread: the same of another rank */
+  unsigned char *room;     /* where these two are, without a thread */
+  av_block_thread *thread; /* rank 0, uncompressed: has the blocks; else NULL */
 } cell_stream;
 
 /* Rows of the slab of `rank` that its round `round` deals with, global numbers: [*first, return).
@@ -82,6 +94,47 @@ done:
   return av_safe_file_failed(&s->writer->file, status);
 }
 
+/* Rank 0: rows [first, first + n) of each matrix, one after the other in `block`. */
+static av_status write_block(cell_stream *s, int rank, int64_t first, int64_t n,
+                             unsigned char *block) {
+  const int64_t bytes = n * s->row_bytes;
+  av_status status = AV_OK;
+  av_block_part parts[MOST_MATRICES];
+  int n_parts = 0;
+  for (int m = 0; m < s->n_matrices && status == AV_OK && n > 0; ++m) {
+    if (s->link[m] == NULL) {
+      continue;
+    }
+    const unsigned char *values = block + m * bytes;
+    if (s->thread == NULL) {
+      status = write_part(s, m, first, n, values);
+    } else {
+      parts[n_parts++] = (av_block_part){.data = values,
+                                         .address = s->address[m] + first * s->row_bytes,
+                                         .bytes = bytes,
+                                         .checksum = rank == 0 ? &s->checksum[m] : NULL};
+    }
+  }
+  if (s->thread != NULL) {
+    av_block_thread_put(s->thread, block, n_parts, parts);
+  }
+  return status;
+}
+
+static av_status receive(cell_stream *s, int rank, int64_t n, unsigned char *block) {
+  const av_comm *comm = s->writer->comm;
+  const int64_t bytes = n * s->row_bytes;
+  av_status status = AV_OK;
+  for (int m = 0; m < s->n_matrices; ++m) {
+    if (s->link[m] != NULL) {
+      const av_status arrived = AV_MPI(
+          MPI_Recv(block + m * bytes, (int)bytes, MPI_BYTE, rank, m, comm->mpi, MPI_STATUS_IGNORE));
+      status = status == AV_OK ? arrived : status;
+    }
+  }
+  return status;
+}
+
 /* Rank 0 writes its own part and those that arrive. After a failure it receives on, so that no
  * sender waits. */
 static av_status collect_round(cell_stream *s, int64_t round) {
@@ -90,20 +143,22 @@ static av_status collect_round(cell_stream *s, int64_t round) {
   for (int rank = 0; rank < comm->size; ++rank) {
     int64_t first = 0;
     const int64_t n = part_of(s, rank, round, &first) - first;
-    for (int m = 0; m < s->n_matrices && n > 0; ++m) {
-      if (s->link[m] == NULL) {
-        continue;
-      }
-      const unsigned char *values = s->block + (size_t)m * (size_t)(n * s->row_bytes);
-      if (rank > 0) {
-        values = s->received;
-        const av_status arrived = AV_MPI(MPI_Recv(s->received, (int)(n * s->row_bytes), MPI_BYTE,
-                                                  rank, m, comm->mpi, MPI_STATUS_IGNORE));
-        status = status == AV_OK ? arrived : status;
-      }
-      if (status == AV_OK) {
-        status = write_part(s, m, first, n, values);
-      }
+    unsigned char *block = s->block;
+    if (rank > 0 && n > 0) {
+      block = s->thread != NULL ? av_block_thread_room(s->thread) : s->received;
+      const av_status arrived = receive(s, rank, n, block);
+      status = status == AV_OK ? arrived : status;
+    }
+    if (rank == 0 || n > 0) {
+      const av_status written = write_block(s, rank, first, status == AV_OK ? n : 0, block);
+      status = status == AV_OK ? written : status;
+    }
+  }
+  if (s->thread != NULL) {
+    s->block = NULL;
+    if (status == AV_OK && av_block_thread_failed(s->thread)) {
+      av_block_thread_finish(&s->thread);
+      status = av_safe_file_failed(&s->writer->file, AV_OK);
     }
   }
   return status;
@@ -127,7 +182,7 @@ static av_status fill_round(cell_stream *s, int64_t first, int64_t n) {
   }
   AV_TRY(s->fill(s->context, first - s->writer->dataset->first, n, s->block));
   const int64_t bytes = n * s->row_bytes;
-  for (int m = 0; m < s->n_matrices; ++m) {
+  for (int m = 0; m < s->n_matrices && s->thread == NULL; ++m) {
     s->checksum[m] = av_checksum(s->checksum[m], s->block + (size_t)m * (size_t)bytes, bytes);
   }
   return AV_OK;
@@ -140,10 +195,41 @@ static av_status run_rounds(cell_stream *s) {
   for (int64_t round = 0; round < n_rounds; ++round) {
     int64_t first = 0;
     const int64_t n = part_of(s, comm->rank, round, &first) - first;
+    if (s->thread != NULL) {
+      s->block = av_block_thread_room(s->thread);
+    }
     AV_TRY(av_agree(comm, last != AV_OK ? last : fill_round(s, first, n)));
     last = comm->rank == 0 ? collect_round(s, round) : send_round(s, n);
   }
+  if (s->thread != NULL) {
+    av_block_thread_finish(&s->thread);
+    last = av_safe_file_failed(&s->writer->file, last);
+  }
   return av_agree(comm, last);
+}
+
+/* The thread's: the first failure the file's av_write_failure remembers. */
+static bool put_part(void *context, const av_block_part *part) {
+  if (part->checksum != NULL) {
+    *part->checksum = av_checksum(*part->checksum, part->data, part->bytes);
+  }
+  return av_output_write(context, part->address, part->data, part->bytes);
+}
+
+/* Rank 0: the thread, and where it writes to. */
+static av_status open_thread(cell_stream *s) {
+  av_output_handle *file = NULL;
+  for (int m = 0; m < s->n_matrices; ++m) {
+    if (s->link[m] != NULL) {
+      s->address[m] = av_output_address(s->dataset[m]);
+      if (s->address[m] < 0) {
+        return AV_FAIL_BUG("%s has no place in the file", s->link[m]);
+      }
+    }
+  }
+  AV_TRY(av_output_handle_of(&file, s->writer->h5));
+  return av_block_thread_create(&s->thread, THREAD_BLOCKS,
+                                s->n_matrices * s->block_rows * s->row_bytes, put_part, file);
 }
 
 static av_status open_stream(cell_stream *s) {
@@ -153,13 +239,17 @@ static av_status open_stream(cell_stream *s) {
     return av_fail(AV_NOMEM, "a row of %lld bytes is too long for one message",
                    (long long)s->row_bytes);
   }
-  s->block = av_malloc((size_t)room, (size_t)s->n_matrices);
-  AV_TRY_ALLOC(s->block);
+  const bool threaded = comm->rank == 0 && s->level == 0 && s->writer->dataset->n_cells > 0;
+  const bool receives = comm->rank == 0 && comm->size > 1;
+  if (!threaded) {
+    s->room = av_malloc((size_t)room * (receives ? 2 : 1), (size_t)s->n_matrices);
+    AV_TRY_ALLOC(s->room);
+    s->block = s->room;
+    s->received = s->room + (receives ? s->n_matrices * room : 0);
+  }
   if (comm->rank != 0) {
     return AV_OK;
   }
-  s->received = av_malloc((size_t)(comm->size > 1 ? room : 0), 1);
-  AV_TRY_ALLOC(s->received);
   const hsize_t dims[2] = {(hsize_t)s->writer->dataset->n_cells, (hsize_t)s->n_columns};
   for (int m = 0; m < s->n_matrices; ++m) {
     if (s->link[m] == NULL) {
@@ -173,7 +263,7 @@ static av_status open_stream(cell_stream *s) {
     free(what);
     AV_TRY(av_safe_file_failed(&s->writer->file, status));
   }
-  return AV_OK;
+  return threaded && s->row_bytes > 0 ? open_thread(s) : AV_OK;
 }
 
 /* Rank 0: one checksum of all slabs, in row order. */
@@ -236,12 +326,18 @@ static av_status run_stream(cell_stream *s) {
   if (status == AV_OK) {
     status = close_stream(s);
   }
+  av_block_thread_finish(&s->thread); /* after a failure it may be writing still */
   for (int m = 0; m < MOST_MATRICES; ++m) {
     av_h5_close(&s->dataset[m]);
   }
-  free(s->block);
-  free(s->received);
+  free(s->room);
   return status;
+}
+
+int64_t av_writer_buffers(bool first_rank, int64_t n_columns) {
+  const int64_t row_bytes = n_columns * (int64_t)sizeof(float);
+  const int blocks = first_rank ? THREAD_BLOCKS : 1;
+  return blocks * MOST_MATRICES * av_block_rows(row_bytes, 1) * row_bytes;
 }
 
 typedef struct float_fill {

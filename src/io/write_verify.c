@@ -1,17 +1,26 @@
 /* Reading back what was written. */
 #include "base/memory.h"
+#include "io/block_thread.h"
 #include "io/h5.h"
 #include "io/writer.h"
 
 #include <string.h>
 
-/* CRC-32 of an open dataset of one or two dimensions, in blocks of rows. */
+static bool sum_part(void *context, const av_block_part *part) {
+  (void)context;
+  *part->checksum = av_checksum(*part->checksum, part->data, part->bytes);
+  return true;
+}
+
+/* CRC-32 of an open dataset of one or two dimensions, in blocks of rows: of one by a thread, while
+ * the next is read. */
 static av_status read_checksum(hid_t dataset, const av_written *entry, const char *what,
                                uint32_t *checksum) {
+  enum { BLOCKS = 2 };
   hid_t type = -1;
   hid_t file = -1;
   hid_t memory = -1;
-  unsigned char *block = NULL;
+  av_block_thread *thread = NULL;
   av_status status = AV_OK;
   AV_GO(status, AV_H5_ID(type, H5Dget_type(dataset), what), done);
   AV_GO(status, AV_H5_ID(file, H5Dget_space(dataset), what), done);
@@ -19,10 +28,9 @@ static av_status read_checksum(hid_t dataset, const av_written *entry, const cha
   const int64_t per_row = entry->n_dims > 1 ? (int64_t)entry->dims[1] : 1;
   const size_t row_bytes = (size_t)per_row * H5Tget_size(type);
   const int64_t at_once = entry->block_rows < n_rows ? entry->block_rows : n_rows;
-  block = av_malloc((size_t)at_once, row_bytes);
-  if (block == NULL) {
-    AV_GO(status, av_fail(AV_NOMEM, "out of memory (%s)", what), done);
-  }
+  AV_GO(status,
+        av_block_thread_create(&thread, BLOCKS, at_once * (int64_t)row_bytes, sum_part, NULL),
+        done);
   *checksum = 0;
   for (int64_t first = 0; first < n_rows && per_row > 0; first += at_once) {
     const int64_t rows = n_rows - first < at_once ? n_rows - first : at_once;
@@ -31,13 +39,16 @@ static av_status read_checksum(hid_t dataset, const av_written *entry, const cha
     AV_GO(status, AV_H5_ID(memory, H5Screate_simple(entry->n_dims, count, NULL), what), done);
     AV_GO(status, AV_H5(H5Sselect_hyperslab(file, H5S_SELECT_SET, start, NULL, count, NULL), what),
           done);
+    void *block = av_block_thread_room(thread);
     AV_GO(status, AV_H5(H5Dread(dataset, type, memory, file, H5P_DEFAULT, block), what), done);
     av_h5_close(&memory);
-    *checksum = av_checksum(*checksum, block, rows * (int64_t)row_bytes);
+    const av_block_part part = {
+        .data = block, .bytes = rows * (int64_t)row_bytes, .checksum = checksum};
+    av_block_thread_put(thread, block, 1, &part);
   }
 
 done:
-  free(block);
+  av_block_thread_finish(&thread); /* then *checksum is that of all */
   av_h5_close(&memory);
   av_h5_close(&file);
   av_h5_close(&type);

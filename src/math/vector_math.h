@@ -8,6 +8,13 @@
  *               subnormals, so that no slow path of the processor is entered)
  *   av_logf     0 gives -infinity, negative NaN, infinity itself; subnormals are right
  *   av_log1pf   for x >= 0 (or NaN); infinity gives infinity
+ *   av_excessf  x - 1 - log(x) for normal x > 0 (or NaN): nothing cancels near 1; below 4 ulp
+ *
+ * Of a random word w (all 2^32 of them), for Box-Muller; the words at the ends count as well as the
+ * others, since u and 1 - u are both made from w itself:
+ *
+ *   av_minus_log_uniformf   -log(u), u = (w + 1/2) / 2^32; below 2 ulp
+ *   av_turnf                cos and sin of 2 pi (w + 1/2) / 2^32; below 3 ulp
  *
  * Polynomials: minimax on the reduced range, coefficients of S. Moshier's Cephes (expf, logf).
  */
@@ -117,6 +124,59 @@ static inline float av_log1pf(float x) {
   const float f = x < 1e18f ? x * scale + (scale - 1.0f) : m - 1.0f;
   const float y = av_log_core(f, (float)e);
   return x < INFINITY ? y : x;
+}
+
+/* log(1 + f) - f, -0.3 < f < 0.42: relative to itself as good as av_log_core. */
+static inline float av_log1p_rest(float f) {
+  float p = 7.0376836292e-2f;
+  p = p * f - 1.1514610310e-1f;
+  p = p * f + 1.1676998740e-1f;
+  p = p * f - 1.2420140846e-1f;
+  p = p * f + 1.4249322787e-1f;
+  p = p * f - 1.6668057665e-1f;
+  p = p * f + 2.0000714765e-1f;
+  p = p * f - 2.4999993993e-1f;
+  p = p * f + 3.3333331174e-1f;
+  return (p * f - 0.5f) * (f * f);
+}
+
+static inline float av_excessf(float x) {
+  float m;
+  const float e = (float)av_split_float(x, &m);
+  const float f = m - 1.0f;
+  const float wide = (x - 1.0f) - f; /* exactly 0 where e is */
+  return ((wide - e * AV_LN2_HIGH) - e * AV_LN2_LOW) - av_log1p_rest(f);
+}
+
+static inline float av_minus_log_uniformf(uint32_t word) {
+  const int upper = word >= 0x80000000u;
+  /* u or 1 - u, whichever is at most 1/2 */
+  const float t = ((float)(int32_t)((upper ? ~word : word) & 0x7fffffffu) + 0.5f) * 0x1p-32f;
+  float m;
+  const int32_t e = av_split_float(t, &m);
+  const int halved = t > 0.29289322f;
+  const float f = upper ? (halved ? 1.0f - 2.0f * t : -t) : m - 1.0f;
+  return -av_log_core(f, upper ? (halved ? -1.0f : 0.0f) : (float)e);
+}
+
+static inline void av_turnf(uint32_t word, float *cosine, float *sine) {
+  const uint32_t quarter = (word + 0x20000000u) >> 30; /* nearest quarter turn, 4 of them */
+  const int32_t rest = (int32_t)(word - (quarter << 30));
+  const float x = ((float)rest + 0.5f) * 1.4629180792671596e-9f; /* 2 pi / 2^32 */
+  const float z = x * x;
+  float s = -1.9515295891e-4f;
+  s = s * z + 8.3321608736e-3f;
+  s = s * z - 1.6666654611e-1f;
+  s = s * (z * x) + x;
+  float c = 2.443315711809948e-5f;
+  c = c * z - 1.388731625493765e-3f;
+  c = c * z + 4.166664568298827e-2f;
+  c = c * (z * z) - 0.5f * z + 1.0f;
+  const int odd = (quarter & 1u) != 0;
+  const uint32_t cosine_sign = ((quarter + 1u) & 2u) << 30;
+  const uint32_t sine_sign = (quarter & 2u) << 30;
+  *cosine = av_float_of_bits((int32_t)((uint32_t)av_bits_of_float(odd ? s : c) ^ cosine_sign));
+  *sine = av_float_of_bits((int32_t)((uint32_t)av_bits_of_float(odd ? c : s) ^ sine_sign));
 }
 
 #endif

@@ -84,19 +84,28 @@ void av_fold_heads(av_vae *vae, const av_pass *p) {
   }
 }
 
-/* Gradients of one folded head, and its correction to dz. */
-static void fold_head_grad(av_vae *vae, const av_pass *p, const av_fold *fold,
-                           const av_gene_head *head, const av_folded *arrays) {
+/* Gradients of the folded heads, and their corrections to dz. */
+static void fold_heads_grad(av_vae *vae, const av_pass *p) {
   av_backend *be = vae->be;
-  const int64_t width = head->n_in + head->n_onehot;
-  const int64_t n_back = head->n_in * (1 + width);
-  be->ops->zero(be, AV_SUM, arrays->back, n_back);
-  be->ops->fold_grad(be, fold, vae->fold_stats, arrays->p, arrays->s, av_grad_at(vae, head->w),
-                     av_grad_at(vae, head->gamma), av_grad_at(vae, head->beta), arrays->back);
-  av_backend_allreduce(be, AV_SUM, arrays->back, n_back);
-  be->ops->fold_correct(be, p->batch, fold, vae->fold_stats, arrays->back, vae->z, vae->dz);
-  be->ops->zero(be, AV_GRAD, arrays->p, width * fold->n_genes);
-  be->ops->zero(be, AV_GRAD, arrays->s, fold->n_genes);
+  const av_folds folds = av_folds_of(vae, p);
+  be->ops->zero(be, AV_SUM, vae->fold_back, vae->n_fold_back);
+  for (int h = 0; h < folds.n; ++h) {
+    const av_gene_head *head = folds.head[h];
+    const av_folded *arrays = folds.arrays[h];
+    be->ops->fold_grad(be, &folds.fold[h], vae->fold_stats, arrays->p, arrays->s,
+                       av_grad_at(vae, head->w), av_grad_at(vae, head->gamma),
+                       av_grad_at(vae, head->beta), arrays->back);
+  }
+  av_backend_allreduce(be, AV_SUM, vae->fold_back, vae->n_fold_back);
+  for (int h = 0; h < folds.n; ++h) {
+    const av_gene_head *head = folds.head[h];
+    const av_folded *arrays = folds.arrays[h];
+    const int64_t genes = folds.fold[h].n_genes;
+    be->ops->fold_correct(be, p->batch, &folds.fold[h], vae->fold_stats, arrays->back, vae->z,
+                          vae->dz);
+    be->ops->zero(be, AV_GRAD, arrays->p, (head->n_in + head->n_onehot) * genes);
+    be->ops->zero(be, AV_GRAD, arrays->s, genes);
+  }
 }
 
 const av_real *av_decoder_layers(av_vae *vae, const av_pass *p) {
@@ -117,10 +126,7 @@ static void decode_train_folded(av_vae *vae, const av_pass *p) {
   av_fold_heads(vae, p);
   const av_decode decode = av_decode_of(vae, true);
   be->ops->decode_nll(be, p->batch, &decode, vae->z, vae->l, vae->losses, vae->dz, vae->dl);
-  const av_folds folds = av_folds_of(vae, p);
-  for (int h = 0; h < folds.n; ++h) {
-    fold_head_grad(vae, p, &folds.fold[h], folds.head[h], folds.arrays[h]);
-  }
+  fold_heads_grad(vae, p);
 }
 
 /* Through any number of hidden layers, none in a linear decoder. */

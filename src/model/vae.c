@@ -31,8 +31,28 @@ static av_status take_folded(av_vae *vae, av_folded *arrays, const av_gene_head 
   AV_TRY(take(vae, AV_REAL, genes, &arrays->c));
   AV_TRY(take(vae, AV_REAL, genes, &arrays->inv_sigma));
   AV_TRY(take(vae, AV_GRAD, width * genes, &arrays->p));
-  AV_TRY(take(vae, AV_GRAD, genes, &arrays->s));
-  return take(vae, AV_SUM, head->n_in * (1 + width), &arrays->back);
+  return take(vae, AV_GRAD, genes, &arrays->s);
+}
+
+static int64_t back_size(const av_gene_head *head) {
+  return head->w < 0 ? 0 : head->n_in * (1 + head->n_in + head->n_onehot);
+}
+
+/* One array for all heads, which travels in one message. */
+static av_status take_fold_back(av_vae *vae) {
+  const av_layout *layout = &vae->layout;
+  const av_gene_head *heads[] = {&layout->scale, &layout->dropout, &layout->px_r_head};
+  av_folded *arrays[] = {&vae->scale, &vae->dropout, &vae->px_r_head};
+  for (int h = 0; h < 3; ++h) {
+    vae->n_fold_back += back_size(heads[h]);
+  }
+  AV_TRY(take(vae, AV_SUM, vae->n_fold_back, &vae->fold_back));
+  int64_t at = 0;
+  for (int h = 0; h < 3; ++h) {
+    arrays[h]->back = av_backend_at(vae->be, AV_SUM, vae->fold_back, at);
+    at += back_size(heads[h]);
+  }
+  return AV_OK;
 }
 
 static av_status take_layers(av_vae *vae) {
@@ -52,7 +72,8 @@ static av_status take_layers(av_vae *vae) {
   AV_TRY(take(vae, AV_SUM, vae->n_fold_stats, &vae->fold_stats));
   AV_TRY(take_folded(vae, &vae->scale, &layout->scale));
   AV_TRY(take_folded(vae, &vae->dropout, &layout->dropout));
-  return take_folded(vae, &vae->px_r_head, &layout->px_r_head);
+  AV_TRY(take_folded(vae, &vae->px_r_head, &layout->px_r_head));
+  return take_fold_back(vae);
 }
 
 static av_status take_arrays(av_vae *vae, const double *prior) {
@@ -72,6 +93,7 @@ static av_status take_arrays(av_vae *vae, const double *prior) {
   AV_TRY(take(vae, AV_SUM, AV_LOSSES, &vae->losses));
   AV_TRY(take(vae, AV_SUM, 2 * spec->n_batches, &vae->prior));
   AV_TRY(vae->be->ops->write(vae->be, AV_SUM, vae->prior, 2 * spec->n_batches, prior));
+  AV_TRY(av_take_parts(vae));
   AV_TRY(take_layers(vae));
   AV_TRY(take(vae, AV_REAL, rows * 2 * spec->n_latent, &vae->z_head));
   AV_TRY(take(vae, AV_REAL, rows * 2 * spec->n_latent, &vae->dz_head));
@@ -143,7 +165,6 @@ static void free_folded(av_vae *vae, av_folded *arrays) {
   release(vae->be, arrays->inv_sigma);
   release(vae->be, arrays->p);
   release(vae->be, arrays->s);
-  release(vae->be, arrays->back);
 }
 
 void av_vae_free(av_vae **vae_pointer) {
@@ -151,10 +172,11 @@ void av_vae_free(av_vae **vae_pointer) {
   if (vae == NULL) {
     return;
   }
-  void *const arrays[] = {vae->params,  vae->m,      vae->v,          vae->grads,     vae->running,
-                          vae->losses,  vae->prior,  vae->fold_stats, vae->z_head,    vae->dz_head,
-                          vae->z,       vae->dz,     vae->l,          vae->dl,        vae->l_head,
-                          vae->dl_head, vae->dfirst, vae->dhidden[0], vae->dhidden[1]};
+  void *const arrays[] = {vae->params,  vae->m,          vae->v,          vae->grads,
+                          vae->running, vae->losses,     vae->prior,      vae->fold_stats,
+                          vae->z_head,  vae->dz_head,    vae->z,          vae->dz,
+                          vae->l,       vae->dl,         vae->l_head,     vae->dl_head,
+                          vae->dfirst,  vae->dhidden[0], vae->dhidden[1], vae->fold_back};
   for (size_t i = 0; i < sizeof arrays / sizeof *arrays; ++i) {
     vae->be->ops->release(vae->be, arrays[i]);
   }
@@ -171,6 +193,7 @@ void av_vae_free(av_vae **vae_pointer) {
   free_folded(vae, &vae->dropout);
   free_folded(vae, &vae->px_r_head);
   free(vae->norm_sums);
+  free(vae->part);
   free(vae->encoder);
   free(vae->decoder);
   av_layout_free(&vae->layout);
@@ -209,10 +232,8 @@ av_latent av_latent_of(const av_vae *vae, const av_pass *p, bool sample) {
 
 /* ---- training ---- */
 
-void av_vae_freeze_encoder(av_vae *vae) { vae->frozen_encoder = true; }
-
-void av_vae_step(av_vae *vae, const av_batch *batch, int64_t n_cells, av_draw draw,
-                 double kl_weight) {
+static void step(av_vae *vae, const av_batch *batch, int64_t n_cells, av_draw draw,
+                 double kl_weight, bool exchange) {
   av_backend *be = vae->be;
   const av_pass p = {
       .batch = batch, .n_cells = n_cells, .training = true, .draw = draw, .kl_weight = kl_weight};
@@ -223,21 +244,27 @@ void av_vae_step(av_vae *vae, const av_batch *batch, int64_t n_cells, av_draw dr
   be->ops->latent_draw(be, batch, &latent, vae->z_head, vae->l_head, vae->prior, vae->z, vae->l,
                        vae->losses);
   av_decode_train(vae, &p);
+  if (exchange) {
+    av_begin_parts(vae, vae->n_early);
+  }
   if (!vae->frozen_encoder) {
     be->ops->latent_grad(be, batch, &latent, vae->z_head, vae->l_head, vae->prior, vae->z, vae->dz,
                          vae->dl, vae->dz_head, vae->dl_head);
     av_encode_grad(vae, &p);
   }
+  if (exchange) {
+    av_begin_parts(vae, vae->n_parts);
+  }
 }
 
-void av_vae_update(av_vae *vae, const av_adam *adam) {
-  av_backend *be = vae->be;
-  const int64_t first = vae->frozen_encoder ? vae->layout.decoder_begin : 0;
-  const int64_t n = vae->layout.n_params - first;
-  av_backend_allreduce(be, AV_GRAD, av_grad_at(vae, first), n);
-  be->ops->adam(be, adam, n, av_param(vae, first), av_grad_at(vae, first),
-                av_backend_at(be, AV_REAL, vae->m, first),
-                av_backend_at(be, AV_REAL, vae->v, first));
+void av_vae_step(av_vae *vae, const av_batch *batch, int64_t n_cells, av_draw draw,
+                 double kl_weight) {
+  step(vae, batch, n_cells, draw, kl_weight, false);
+}
+
+void av_vae_train_step(av_vae *vae, const av_batch *batch, int64_t n_cells, av_draw draw,
+                       double kl_weight) {
+  step(vae, batch, n_cells, draw, kl_weight, true);
 }
 
 /* ---- evaluation and inference ---- */

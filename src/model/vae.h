@@ -34,7 +34,7 @@ av_status av_vae_get_gradients(av_vae *vae, double *grads);
 
 /* From now on only the decoder is trained: av_vae_step runs the encoders in evaluation mode
  * (running statistics, no dropout) and leaves their gradients alone, av_vae_update leaves their
- * values. */
+ * values. Before the first update only: ranks keep Adam's moments of their shares. */
 void av_vae_freeze_encoder(av_vae *vae);
 
 /* Forward and backward for the minibatch of n_cells cells (all ranks') whose local part is `batch`.
@@ -42,7 +42,16 @@ void av_vae_freeze_encoder(av_vae *vae);
  * of nll + kl_weight KL(z) + KL(l) to the gradient buffer; moves running statistics. */
 void av_vae_step(av_vae *vae, const av_batch *batch, int64_t n_cells, av_draw draw,
                  double kl_weight);
-/* Makes the gradients global and takes one step of Adam. */
+/* The same as av_vae_step; each part of the gradient (decoder, encoder) starts on its way to the
+ * other ranks as soon as it is complete. Nothing but av_vae_update may follow that touches the
+ * model; what does not, e.g. selecting the next minibatch, runs beside. */
+void av_vae_train_step(av_vae *vae, const av_batch *batch, int64_t n_cells, av_draw draw,
+                       double kl_weight);
+/* A decoder's or encoder's gradient of fewer than n numbers travels with the other's. Before the
+ * first update only. */
+void av_vae_set_least_part(av_vae *vae, int64_t n);
+/* Makes the gradients global and takes one step of Adam: each rank for its share of the parameters,
+ * with its share of Adam's moments, after which all ranks have all parameters. */
 void av_vae_update(av_vae *vae, const av_adam *adam);
 
 /* Evaluation with running statistics and without dropout. After the values have changed call

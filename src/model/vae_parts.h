@@ -18,8 +18,13 @@ typedef struct av_hidden {
 typedef struct av_folded {
   av_real *a, *c, *inv_sigma; /* (D, G), (G), (G) */
   av_grad *p, *s;             /* (D, G), (G) */
-  av_sum *back;               /* (n_in + n_in D) */
+  av_sum *back;               /* (n_in + n_in D), in fold_back of the model */
 } av_folded;
+
+/* Parameters [first, first + n), whose gradients are summed over the ranks in one go. */
+typedef struct av_part {
+  int64_t first, n;
+} av_part;
 
 struct av_vae {
   av_backend *be;
@@ -29,14 +34,21 @@ struct av_vae {
   bool frozen_encoder;
   av_real *params, *m, *v, *running;
   av_grad *grads;
-  av_sum *prior;  /* (S, 2) */
-  av_sum *losses; /* (AV_LOSSES) */
+  av_part *part; /* those trained, in the order in which their gradients are complete */
+  int n_parts;
+  int n_early;        /* of them complete before the encoder's backward pass */
+  int n_begun;        /* of them under way to the other ranks */
+  int64_t least_part; /* av_vae_set_least_part */
+  av_sum *prior;      /* (S, 2) */
+  av_sum *losses;     /* (AV_LOSSES) */
   av_hidden first;
   av_hidden *encoder;                  /* (n_layers - 1) */
   av_hidden *decoder;                  /* (n_layers), scVI */
   av_folded scale, dropout, px_r_head; /* linear with BatchNorm */
   av_sum *fold_stats;
   int64_t n_fold_stats;
+  av_sum *fold_back; /* (n_fold_back) of all folded heads, side by side */
+  int64_t n_fold_back;
   av_real *z_head, *dz_head; /* (max_rows, 2K) */
   av_real *l_head, *dl_head; /* (max_rows, 2) */
   av_real *z, *dz;           /* (max_rows, K + C): the decoder's dense input */
@@ -55,6 +67,11 @@ typedef struct av_pass {
   av_draw draw;
   double kl_weight;
 } av_pass;
+
+/* Parts of the gradient (update.c): cuts them; starts the sums of the first n that are not under
+ * way yet. */
+av_status av_take_parts(av_vae *vae);
+void av_begin_parts(av_vae *vae, int n);
 
 /* Addresses in the flat buffers. */
 static inline av_real *av_param(const av_vae *vae, int64_t at) {

@@ -67,6 +67,12 @@ static av_status encode(av_posterior *posterior, int64_t first, int64_t n) {
   return av_vae_encode(posterior->vae, posterior->batch, n, posterior->z, posterior->z_variance);
 }
 
+/* Rows of the next pass: `left` rows in passes of about the same size, none of a few rows. */
+static int64_t rows_of_pass(const av_posterior *posterior, int64_t left) {
+  const int64_t passes = (left + posterior->rows_per_pass - 1) / posterior->rows_per_pass;
+  return (left + passes - 1) / passes;
+}
+
 /* NaN for the rows of cells without counts. */
 static void blank_empty(const av_posterior *posterior, int64_t first, int64_t n, int64_t columns,
                         float *out) {
@@ -108,8 +114,7 @@ av_status av_posterior_latent(void *context, int64_t first_row, int64_t n_rows, 
   const av_model_spec *spec = &av_vae_layout(posterior->vae)->spec;
   const int64_t k = spec->n_latent;
   for (int64_t done = 0; done < n_rows;) {
-    const int64_t left = n_rows - done;
-    const int64_t now = left < posterior->rows_per_pass ? left : posterior->rows_per_pass;
+    const int64_t now = rows_of_pass(posterior, n_rows - done);
     AV_TRY(encode(posterior, first_row + done, now));
     if (spec->simplex) {
       AV_TRY(simplex_means(posterior, first_row + done, now));
@@ -138,6 +143,7 @@ static av_status decode(av_posterior *posterior, int64_t n, float *rho, float *m
                           .epoch = (uint32_t)sample,
                           .purpose = AV_DRAW_POSTERIOR};
     AV_TRY(av_vae_decode(posterior->vae, posterior->batch, &draw, rho_draw, mu_draw));
+#pragma omp parallel for schedule(static) num_threads(posterior->be->threads)
     for (int64_t i = 0; i < size; ++i) {
       if (rho != NULL) {
         rho[i] = (sample == 0 ? 0.0F : rho[i]) + rho_draw[i] / (float)samples;
@@ -154,8 +160,7 @@ static av_status fill(av_posterior *posterior, int64_t first_row, int64_t n_rows
                       float *mu) {
   const int64_t genes = av_vae_layout(posterior->vae)->spec.n_genes;
   for (int64_t done = 0; done < n_rows;) {
-    const int64_t left = n_rows - done;
-    const int64_t now = left < posterior->rows_per_pass ? left : posterior->rows_per_pass;
+    const int64_t now = rows_of_pass(posterior, n_rows - done);
     float *rho_now = rho == NULL ? NULL : rho + done * genes;
     float *mu_now = mu == NULL ? NULL : mu + done * genes;
     AV_TRY(encode(posterior, first_row + done, now));
@@ -205,17 +210,26 @@ static av_status add_rows(av_posterior *posterior, int64_t first, int64_t n, flo
                           sums *total) {
   const av_model_spec *spec = &av_vae_layout(posterior->vae)->spec;
   const double scale = rho_scale(spec);
+  const double *library = posterior->dataset->library + first;
+  const int threads = posterior->be->threads;
   AV_TRY(encode(posterior, first, n));
   AV_TRY(av_vae_decode(posterior->vae, posterior->batch, NULL, rho, NULL));
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int part = 0; part < threads; ++part) { /* each thread has its genes */
+    const int64_t begin = spec->n_genes * part / threads;
+    const int64_t end = spec->n_genes * (part + 1) / threads;
+    for (int64_t i = 0; i < n; ++i) {
+      for (int64_t g = begin; g < end && library[i] > 0.0; ++g) {
+        av_wide_add(&total->rho[g], scale * (double)rho[i * spec->n_genes + g]);
+      }
+    }
+  }
   for (int64_t i = 0; i < n; ++i) {
     double *z = posterior->z + i * spec->n_latent;
-    if (posterior->dataset->library[first + i] <= 0.0) {
+    if (library[i] <= 0.0) {
       continue;
     }
     av_wide_add(total->cells, 1.0);
-    for (int64_t g = 0; g < spec->n_genes; ++g) {
-      av_wide_add(&total->rho[g], scale * (double)rho[i * spec->n_genes + g]);
-    }
     if (spec->simplex) {
       av_softmax(spec->n_latent, z);
     }

@@ -19,9 +19,8 @@
 #include <string.h>
 #include <sys/statvfs.h>
 
-/* Beside the counts: blocks while reading, and gathered rows while writing. */
+/* Beside the counts: blocks while reading. */
 #define READ_BUFFERS (192LL << 20)
-#define WRITE_BUFFERS (24LL << 20)
 
 typedef struct plan {
   int64_t n_ranks;
@@ -160,9 +159,11 @@ static void plan_bytes(const av_config *config, const av_dataset *dataset,
   made->counts_bytes = (int64_t)(share * (double)input->n_stored) * per_entry +
                        made->largest_cells * cell_bytes(dataset);
   made->model_bytes = model_bytes(config, layout, &dataset->design, rows);
-  const int64_t slab = made->counts_bytes + made->model_bytes + WRITE_BUFFERS + READ_BUFFERS;
-  made->rank_bytes = larger(slab, reading_bytes(dataset) + READ_BUFFERS);
-  made->all_bytes = made->rank_bytes + (made->n_ranks - 1) * slab;
+  const int64_t slab = made->counts_bytes + made->model_bytes + READ_BUFFERS;
+  made->rank_bytes = larger(slab + av_writer_buffers(true, dataset->n_genes),
+                            reading_bytes(dataset) + READ_BUFFERS);
+  made->all_bytes =
+      made->rank_bytes + (made->n_ranks - 1) * (slab + av_writer_buffers(false, dataset->n_genes));
   made->output_bytes = av_results_bytes(config, dataset->n_cells, dataset->n_genes) +
                        4 * layout->n_params +
                        (config->output.mode == AV_OUTPUT_RESULTS ? 0 : dataset->input_bytes);

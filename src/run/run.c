@@ -23,7 +23,9 @@
 
 /* All that a run holds; freed together, whatever stage failed. */
 typedef struct run {
-  const av_comm *comm;
+  const av_comm *comm; /* &counted */
+  av_comm counted;     /* the caller's, with this run's traffic */
+  av_traffic traffic;
   av_config config;
   av_phases phases;
   av_model_file loaded; /* genes.n = 0 unless model.load is given */
@@ -82,7 +84,7 @@ static av_status open_backend(run *r) {
 }
 
 static av_status read_data(run *r) {
-  AV_TRY(av_h5ad_read(r->comm, &r->config, &r->dataset));
+  AV_TRY(av_h5ad_read(r->comm, &r->config, r->be.threads, &r->dataset));
   if (r->config.model.load != NULL) {
     AV_TRY(av_saved_match(r->comm, &r->loaded, &r->config, &r->dataset));
   }
@@ -174,6 +176,9 @@ static av_status report(run *r) {
     files[n++] = (av_output_file){.what = "model", .path = r->config.output.model};
   }
   AV_TRY(av_report_outputs(r->comm, n, files, stdout));
+  const av_history *history = &r->fitting.fit.history;
+  AV_TRY(av_report_communication(r->comm, history->n_steps, history->seconds, &history->traffic,
+                                 stdout));
   return av_report_phases(r->comm, &r->phases, stdout);
 }
 
@@ -201,7 +206,9 @@ static av_status stages(run *r, const char *path, int n_settings, char *const *s
 }
 
 av_status av_run(const av_comm *comm, const char *path, int n_settings, char *const *settings) {
-  run r = {.comm = comm};
+  run r = {.counted = *comm};
+  r.counted.traffic = &r.traffic;
+  r.comm = &r.counted;
   av_phases_begin(&r.phases);
   const av_status status = stages(&r, path, n_settings, settings);
   if (status != AV_OK) {

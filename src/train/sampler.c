@@ -2,6 +2,7 @@
 
 #include "base/memory.h"
 #include "math/rng.h"
+#include "train/order.h"
 #include "train/schedule.h"
 
 #include <stdlib.h>
@@ -13,12 +14,6 @@
  * epoch even when a shard is one cell. */
 enum { SHARDS_PER_BLOCK = 32 };
 
-/* A shard's place in the order: the key of its next cell. */
-typedef struct turn {
-  double key;
-  int64_t shard;
-} turn;
-
 struct av_sampler {
   uint64_t seed;
   int64_t batch_size;
@@ -28,16 +23,16 @@ struct av_sampler {
   int64_t *shard_cells; /* (n_shards) training cells of each */
   int64_t first_shard;  /* this rank's shards: [first_shard, first_shard + n_own) */
   int64_t n_own;
+  int64_t *own_first; /* (n_own + 1) first local row of each */
+  const int8_t *of;   /* of each local row: the split's, borrowed */
   int64_t *own_start; /* (n_own + 1) into own_rows */
   int64_t *own_rows;  /* local rows of the training cells, shard after shard */
   int64_t n_own_rows;
   /* the epoch under way */
   double *offset; /* (n_shards) u_v */
-  int64_t *taken; /* (n_shards) cells already dealt out */
-  turn *heap;     /* (n_shards) smallest key first */
-  int64_t heap_size;
+  av_order *order;
   int64_t step;
-  int64_t *batch_rows; /* (max rows) */
+  int64_t *batch_rows; /* (max rows + 1) */
 };
 
 void av_sampler_free(av_sampler **sampler) {
@@ -45,11 +40,11 @@ void av_sampler_free(av_sampler **sampler) {
     return;
   }
   free((*sampler)->shard_cells);
+  free((*sampler)->own_first);
   free((*sampler)->own_start);
   free((*sampler)->own_rows);
   free((*sampler)->offset);
-  free((*sampler)->taken);
-  free((*sampler)->heap);
+  av_order_free(&(*sampler)->order);
   free((*sampler)->batch_rows);
   free(*sampler);
   *sampler = NULL;
@@ -70,30 +65,38 @@ static av_status allocate(av_sampler *sampler, const av_dataset *dataset) {
   const size_t shards = (size_t)sampler->n_shards;
   sampler->shard_cells = av_calloc(shards, sizeof *sampler->shard_cells);
   sampler->offset = av_calloc(shards, sizeof *sampler->offset);
-  sampler->taken = av_calloc(shards, sizeof *sampler->taken);
-  sampler->heap = av_calloc(shards, sizeof *sampler->heap);
+  sampler->own_first = av_calloc((size_t)sampler->n_own + 1, sizeof *sampler->own_first);
   sampler->own_start = av_calloc((size_t)sampler->n_own + 1, sizeof *sampler->own_start);
   sampler->own_rows = av_calloc((size_t)dataset->n_local, sizeof *sampler->own_rows);
-  if (sampler->shard_cells == NULL || sampler->offset == NULL || sampler->taken == NULL ||
-      sampler->heap == NULL || sampler->own_start == NULL || sampler->own_rows == NULL) {
+  if (sampler->shard_cells == NULL || sampler->offset == NULL || sampler->own_first == NULL ||
+      sampler->own_start == NULL || sampler->own_rows == NULL) {
     return av_fail(AV_NOMEM, "out of memory (order of %lld cells)", (long long)dataset->n_local);
   }
   return AV_OK;
 }
 
+/* Lists the training rows of this rank's shard v in row order, from place `at` on; returns the next
+ * place. */
+static int64_t list_shard(const av_sampler *sampler, int64_t v, int64_t at) {
+  for (int64_t row = sampler->own_first[v]; row < sampler->own_first[v + 1]; ++row) {
+    if (sampler->of[row] == AV_SPLIT_TRAIN) {
+      sampler->own_rows[at++] = row;
+    }
+  }
+  return at;
+}
+
 /* Lists this rank's training rows by shard and counts them. */
 static void list_rows(av_sampler *sampler, const av_dataset *dataset, const av_split *split) {
+  sampler->of = split->of;
+  for (int64_t v = 0; v <= sampler->n_own; ++v) {
+    sampler->own_first[v] =
+        av_shard_first(&dataset->partition, sampler->first_shard + v) - dataset->first;
+  }
   for (int64_t v = 0; v < sampler->n_own; ++v) {
-    const int64_t shard = sampler->first_shard + v;
-    const int64_t begin = av_shard_first(&dataset->partition, shard) - dataset->first;
-    const int64_t end = av_shard_first(&dataset->partition, shard + 1) - dataset->first;
     sampler->own_start[v] = sampler->n_own_rows;
-    for (int64_t row = begin; row < end; ++row) {
-      if (split->of[row] == AV_SPLIT_TRAIN) {
-        sampler->own_rows[sampler->n_own_rows++] = row;
-      }
-    }
-    sampler->shard_cells[shard] = sampler->n_own_rows - sampler->own_start[v];
+    sampler->n_own_rows = list_shard(sampler, v, sampler->n_own_rows);
+    sampler->shard_cells[sampler->first_shard + v] = sampler->n_own_rows - sampler->own_start[v];
   }
   sampler->own_start[sampler->n_own] = sampler->n_own_rows;
 }
@@ -115,10 +118,14 @@ av_status av_sampler_create(av_sampler **sampler, const av_comm *comm, const av_
   }
   if (status == AV_OK) {
     list_rows(made, dataset, split);
-    made->batch_rows = av_calloc((size_t)av_sampler_max_rows(made), sizeof *made->batch_rows);
+    made->batch_rows = av_calloc((size_t)av_sampler_max_rows(made) + 1, sizeof *made->batch_rows);
     if (made->batch_rows == NULL) {
       status = av_fail(AV_NOMEM, "out of memory (minibatch)");
     }
+  }
+  if (status == AV_OK) {
+    status = av_order_create(&made->order, made->n_cells, made->n_shards, made->first_shard,
+                             made->n_own);
   }
   status = av_agree(comm, status);
   if (status == AV_OK) {
@@ -130,32 +137,6 @@ av_status av_sampler_create(av_sampler **sampler, const av_comm *comm, const av_
   }
   *sampler = made;
   return AV_OK;
-}
-
-static bool before(const turn *a, const turn *b) {
-  return a->key < b->key || (a->key == b->key && a->shard < b->shard);
-}
-
-/* Moves the turn at `at` down to its place. */
-static void sift_down(av_sampler *sampler, int64_t at) {
-  turn *heap = sampler->heap;
-  const turn moving = heap[at];
-  for (int64_t child = 2 * at + 1; child < sampler->heap_size; child = 2 * at + 1) {
-    if (child + 1 < sampler->heap_size && before(&heap[child + 1], &heap[child])) {
-      ++child;
-    }
-    if (!before(&heap[child], &moving)) {
-      break;
-    }
-    heap[at] = heap[child];
-    at = child;
-  }
-  heap[at] = moving;
-}
-
-static double key_of(const av_sampler *sampler, int64_t shard) {
-  return ((double)sampler->taken[shard] + sampler->offset[shard]) /
-         (double)sampler->shard_cells[shard];
 }
 
 /* u_v of every shard: golden-ratio steps from a random start, shuffled block by block. */
@@ -193,31 +174,17 @@ static void shuffle_shard(av_sampler *sampler, int64_t v, uint32_t epoch) {
   }
 }
 
-static int compare_rows(const void *a, const void *b) {
-  const int64_t x = *(const int64_t *)a;
-  const int64_t y = *(const int64_t *)b;
-  return (x > y) - (x < y);
-}
-
 void av_sampler_begin(av_sampler *sampler, uint32_t epoch) {
   for (int64_t v = 0; v < sampler->n_own; ++v) {
-    const int64_t begin = sampler->own_start[v];
-    qsort(sampler->own_rows + begin, (size_t)(sampler->own_start[v + 1] - begin), sizeof(int64_t),
-          compare_rows);
+    list_shard(sampler, v, sampler->own_start[v]);
     shuffle_shard(sampler, v, epoch);
   }
   draw_offsets(sampler, epoch);
+  av_order_begin(sampler->order, &(av_order_epoch){.shard_cells = sampler->shard_cells,
+                                                   .offset = sampler->offset,
+                                                   .own_start = sampler->own_start,
+                                                   .own_rows = sampler->own_rows});
   sampler->step = 0;
-  sampler->heap_size = 0;
-  for (int64_t shard = 0; shard < sampler->n_shards; ++shard) {
-    sampler->taken[shard] = 0;
-    if (sampler->shard_cells[shard] > 0) {
-      sampler->heap[sampler->heap_size++] = (turn){.key = key_of(sampler, shard), .shard = shard};
-    }
-  }
-  for (int64_t at = sampler->heap_size / 2 - 1; at >= 0; --at) {
-    sift_down(sampler, at);
-  }
 }
 
 bool av_sampler_next(av_sampler *sampler, const int64_t **rows, int64_t *n_rows, int64_t *n_cells) {
@@ -225,25 +192,7 @@ bool av_sampler_next(av_sampler *sampler, const int64_t **rows, int64_t *n_rows,
     return false;
   }
   ++sampler->step;
-  *n_rows = 0;
-  *n_cells = 0;
+  *n_cells = av_order_take(sampler->order, sampler->batch_size, sampler->batch_rows, n_rows);
   *rows = sampler->batch_rows;
-  while (*n_cells < sampler->batch_size && sampler->heap_size > 0) {
-    turn *next = &sampler->heap[0];
-    const int64_t shard = next->shard;
-    const int64_t v = shard - sampler->first_shard;
-    if (v >= 0 && v < sampler->n_own) {
-      sampler->batch_rows[(*n_rows)++] =
-          sampler->own_rows[sampler->own_start[v] + sampler->taken[shard]];
-    }
-    ++*n_cells;
-    ++sampler->taken[shard];
-    if (sampler->taken[shard] < sampler->shard_cells[shard]) {
-      next->key = key_of(sampler, shard);
-    } else {
-      sampler->heap[0] = sampler->heap[--sampler->heap_size];
-    }
-    sift_down(sampler, 0);
-  }
   return true;
 }

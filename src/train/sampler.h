@@ -6,8 +6,8 @@
  * batch_size cells but for the last, and takes about equally from equal stretches of the data,
  * hence from the ranks. The offsets u_v follow a golden-ratio sequence from a random start, which
  * keeps neighbouring shards out of step, and are shuffled among neighbours, which gives every epoch
- * other minibatches even when a shard is one cell. Each rank computes the order of all keys and
- * keeps the cells that it owns: no communication.
+ * other minibatches even when a shard is one cell. Each rank computes the order (train/order.h)
+ * and keeps the cells that it owns: no communication.
  */
 #ifndef AV_TRAIN_SAMPLER_H
 #define AV_TRAIN_SAMPLER_H

@@ -69,12 +69,22 @@ static av_status look(const av_trainer *trainer, progress *at) {
   return AV_OK;
 }
 
-static av_status train_epoch(const av_trainer *trainer, av_sampler *sampler, av_batch *batch,
-                             progress *at) {
-  const av_config *config = trainer->config;
+/* Number of cells of the next minibatch over all ranks, whose local part is selected; 0 after the
+ * last. */
+static int64_t select_next(const av_trainer *trainer, av_sampler *sampler, av_batch *batch) {
   const int64_t *rows = NULL;
   int64_t n_rows = 0;
   int64_t n_cells = 0;
+  if (!av_sampler_next(sampler, &rows, &n_rows, &n_cells)) {
+    return 0;
+  }
+  trainer->be->ops->batch_select(trainer->be, batch, n_rows, rows);
+  return n_cells;
+}
+
+static av_status train_epoch(const av_trainer *trainer, av_sampler *sampler, av_batch *batch,
+                             progress *at) {
+  const av_config *config = trainer->config;
   const int64_t total = av_sampler_cells(sampler);
   const double clip = config->train.gradient_clip_val_given ? config->train.gradient_clip_val : 0.0;
   at->cells = 0;
@@ -82,11 +92,14 @@ static av_status train_epoch(const av_trainer *trainer, av_sampler *sampler, av_
     at->losses[i] = 0.0;
   }
   av_sampler_begin(sampler, (uint32_t)at->epoch);
-  while (av_sampler_next(sampler, &rows, &n_rows, &n_cells)) {
+  int64_t n_cells = select_next(trainer, sampler, batch);
+  while (n_cells > 0) {
     const av_draw draw = {
         .seed = trainer->seed, .epoch = (uint32_t)at->epoch, .purpose = AV_DRAW_LATENT};
-    trainer->be->ops->batch_select(trainer->be, batch, n_rows, rows);
-    av_vae_step(trainer->vae, batch, n_cells, draw, av_kl_weight(config, at->epoch, at->step));
+    av_vae_train_step(trainer->vae, batch, n_cells, draw,
+                      av_kl_weight(config, at->epoch, at->step));
+    /* beside the gradients' exchange */
+    const int64_t n_next = select_next(trainer, sampler, batch);
     const av_adam adam = {.lr = at->lr,
                           .beta1 = 0.9,
                           .beta2 = 0.999,
@@ -99,6 +112,7 @@ static av_status train_epoch(const av_trainer *trainer, av_sampler *sampler, av_
     av_vae_update(trainer->vae, &adam);
     ++at->step;
     at->cells += n_cells;
+    n_cells = n_next;
     if (at->step % STEPS_PER_LOOK == 0) {
       AV_TRY(look(trainer, at));
     }
@@ -107,6 +121,15 @@ static av_status train_epoch(const av_trainer *trainer, av_sampler *sampler, av_
     }
   }
   return look(trainer, at);
+}
+
+/* What came on top of `before`. */
+static void add_traffic(av_traffic *sum, const av_traffic *before, const av_traffic *now) {
+  sum->operations += now->operations - before->operations;
+  sum->bytes += now->bytes - before->bytes;
+  sum->seconds += now->seconds - before->seconds;
+  sum->ahead += now->ahead - before->ahead;
+  sum->waited += now->waited - before->waited;
 }
 
 static av_status validate(const av_trainer *trainer, int64_t epoch, av_epoch *line) {
@@ -154,8 +177,16 @@ static av_status run_epochs(const av_trainer *trainer, av_sampler *sampler, av_b
   for (at.epoch = 0; at.epoch < n_epochs && !stop; ++at.epoch) {
     av_epoch *line = &history->epochs[at.epoch];
     const double start = av_clock();
+    const av_traffic *counted = trainer->comm->traffic;
+    const av_traffic before = counted == NULL ? (av_traffic){0} : *counted;
     AV_TRY(train_epoch(trainer, sampler, batch, &at));
-    fill_line(trainer, &at, av_clock() - start, line);
+    const double seconds = av_clock() - start;
+    if (counted != NULL) {
+      add_traffic(&history->traffic, &before, counted);
+    }
+    history->n_steps = at.step;
+    history->seconds += seconds;
+    fill_line(trainer, &at, seconds, line);
     const bool validated = trainer->split->n_validation > 0 &&
                            ((at.epoch + 1) % every == 0 || at.epoch + 1 == n_epochs);
     if (validated) {

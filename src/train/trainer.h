@@ -26,6 +26,9 @@ extern const char *const av_history_names[AV_HISTORY_COLUMNS];
 typedef struct av_history {
   int64_t n_epochs;
   av_epoch *epochs;
+  int64_t n_steps;    /* of training, over all epochs */
+  double seconds;     /* of training without evaluation */
+  av_traffic traffic; /* of this rank in them; zero where comm->traffic is NULL */
 } av_history;
 void av_history_free(av_history *history);
 

@@ -155,6 +155,27 @@ static void encoder(bench *b, int64_t width) {
   print_lines(b, width == 2 * HIDDEN ? "both encoders (LDVAE)" : "one encoder (scVI)");
 }
 
+/* A layer by itself, forward and back. */
+static void layer(bench *b, int64_t m, int64_t n) {
+  void *x = array(b, AV_REAL, b->rows * m, 0, 1);
+  void *w = array(b, AV_REAL, m * n, 0, 0.1);
+  void *bias = array(b, AV_REAL, n, 0, 1);
+  void *y = array(b, AV_REAL, b->rows * n, 0, 1);
+  void *dx = array(b, AV_REAL, b->rows * m, 0, 0);
+  void *dw = array(b, AV_GRAD, m * n, 0, 0);
+  void *dbias = array(b, AV_GRAD, n, 0, 0);
+  av_backend *be = &b->be;
+  char title[64];
+  for (int round = 0; round < rounds_for(b); ++round) {
+    b->line = 0;
+    TIME(b, "linear", linear(be, b->batch, m, 0, n, x, m, w, bias, y));
+    TIME(b, "linear_grad", linear_grad(be, b->batch, m, 0, n, x, m, w, y, dx, m, dw, dbias));
+    be->ops->zero(be, AV_GRAD, dw, m * n);
+  }
+  snprintf(title, sizeof title, "layer %lld -> %lld", (long long)m, (long long)n);
+  print_lines(b, title);
+}
+
 static void decoder(bench *b, int likelihood, int64_t n_in, const char *title) {
   av_backend *be = &b->be;
   const bool narrow = n_in == LATENT;
@@ -271,6 +292,9 @@ int main(int argc, char **argv) {
     }
     encoder(&b, 2 * HIDDEN);
     encoder(&b, HIDDEN);
+    layer(&b, HIDDEN, 2);
+    layer(&b, LATENT, HIDDEN);
+    layer(&b, HIDDEN, HIDDEN);
     decoder(&b, AV_LIKELIHOOD_NB, LATENT, "linear decoder, NB");
     decoder(&b, AV_LIKELIHOOD_NB, HIDDEN, "scVI decoder, NB");
     decoder(&b, AV_LIKELIHOOD_ZINB, HIDDEN, "scVI decoder, ZINB");

@@ -59,6 +59,59 @@ static void accuracy(void **state) {
   }
 }
 
+/* x - 1 - log x; by log1p near 1, where long double too would cancel. */
+static long double excess_truth(long double x) {
+  const long double f = x - 1.0L;
+  return fabsl(f) < 0.5L ? f - log1pl(f) : f - logl(x);
+}
+
+static void excess(void **state) {
+  (void)state;
+  for (uint64_t bits = 0x00800000u; bits < 0x7f800000u; bits += STEP / 8) {
+    const float x = av_float_of_bits((int32_t)(uint32_t)bits);
+    const double error = ulps(av_excessf(x), excess_truth((long double)x));
+    if (!(error <= 4.0)) {
+      fail_msg("av_excessf(%.9g) = %.9g, off by %.3g ulp", (double)x, (double)av_excessf(x), error);
+    }
+  }
+  for (int i = -3000; i <= 3000; ++i) { /* the floats around 1 */
+    const float x = av_float_of_bits(av_bits_of_float(1.0f) + i);
+    assert_true(ulps(av_excessf(x), excess_truth((long double)x)) <= 4.0);
+  }
+  assert_true(av_excessf(1.0f) == 0.0f && isinf(av_excessf(INFINITY)) && isnan(av_excessf(NAN)));
+}
+
+/* -log u, cos and sin of a turn for one word. */
+static void check_word(uint32_t word) {
+  const long double u = ((long double)word + 0.5L) / 4294967296.0L;
+  const long double angle = 6.283185307179586476925286766559L * u;
+  float cosine = 0.0f;
+  float sine = 0.0f;
+  av_turnf(word, &cosine, &sine);
+  const double off[3] = {ulps(av_minus_log_uniformf(word), -logl(u)), ulps(cosine, cosl(angle)),
+                         ulps(sine, sinl(angle))};
+  for (int i = 0; i < 3; ++i) {
+    if (!(off[i] <= (i == 0 ? 2.0 : 3.0))) {
+      static const char *const name[3] = {"-log u", "cosine", "sine"};
+      fail_msg("%s of word %08x off by %.3g ulp", name[i], (unsigned)word, off[i]);
+    }
+  }
+}
+
+static void words(void **state) {
+  (void)state;
+  for (uint64_t word = 0; word < 0x100000000u; word += STEP) {
+    check_word((uint32_t)word);
+  }
+  /* eighths of a turn, 1/2 and 1 - sqrt(1/2) of u: where cases meet, and the ends */
+  for (uint32_t eighth = 0; eighth < 8; ++eighth) {
+    for (uint32_t i = 0; i < 2000; ++i) {
+      check_word((eighth << 29) + i - 1000u);
+      check_word(0xffffffffu - 1257966796u + i - 1000u);
+    }
+  }
+}
+
 static void ends(void **state) {
   (void)state;
   assert_true(av_expf(-INFINITY) == 0.0f && av_expf(-1e30f) == 0.0f && av_expf(-87.0f) == 0.0f);
@@ -115,7 +168,10 @@ static void gamma_of_fractions(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(accuracy), cmocka_unit_test(ends),
+  const struct CMUnitTest tests[] = {cmocka_unit_test(accuracy),
+                                     cmocka_unit_test(excess),
+                                     cmocka_unit_test(words),
+                                     cmocka_unit_test(ends),
                                      cmocka_unit_test(gamma_of_whole_counts),
                                      cmocka_unit_test(gamma_of_fractions)};
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -159,6 +159,34 @@ static void error_lines(void **unused) {
   assert_string_equal(av_error_text(), "");
 }
 
+/* Bytes that a rank sends at least: each of n numbers on to the others and back, divided evenly. */
+static void traffic_counted(void **unused) {
+  (void)unused;
+  av_traffic traffic = {0};
+  av_comm counting = comm;
+  counting.traffic = &traffic;
+  double values[12] = {0};
+  int64_t whole[5] = {0};
+  float few[6] = {(float)comm.rank, -1.0f, 0.5f};
+  assert_int_equal(av_sum_f64(&counting, values, 12), AV_OK);
+  assert_int_equal(av_max_i64(&counting, whole, 5), AV_OK);
+  assert_int_equal(av_max_f32(&counting, few, 6), AV_OK);
+  assert_true(few[0] == (float)(comm.size - 1) && few[1] == -1.0f && few[2] == 0.5f);
+  assert_int_equal(av_sum_f32(&counting, few, 3), AV_OK);
+  assert_true(few[0] == (float)((comm.size - 1) * comm.size) && few[1] == (float)-comm.size);
+  static const int64_t bytes[] = {0, 0, 172, 229}; /* of 96, 40, 24, 12: 2 (ranks - 1) / ranks */
+  if (comm.size == 1) {
+    assert_int_equal(traffic.operations, 0);
+    assert_int_equal(traffic.bytes, 0);
+    assert_true(traffic.seconds == 0.0);
+  } else if (comm.size <= 3) {
+    assert_int_equal(traffic.operations, 4);
+    assert_int_equal(traffic.bytes, bytes[comm.size]);
+    assert_true(traffic.seconds > 0.0);
+  }
+  assert_int_equal(av_sum_f64(&comm, values, 12), AV_OK); /* nobody counts */
+}
+
 int main(int argc, char **argv) {
   if (av_comm_create(&comm, &argc, &argv) != AV_OK) {
     return 1;
@@ -168,7 +196,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(all_fail),          cmocka_unit_test(long_text_of_the_last),
       cmocka_unit_test(sums_and_extremes), cmocka_unit_test(text_travels),
       cmocka_unit_test(names_travel),      cmocka_unit_test(mpi_faults),
-      cmocka_unit_test(error_lines),
+      cmocka_unit_test(error_lines),       cmocka_unit_test(traffic_counted),
   };
   const int failed = cmocka_run_group_tests(tests, NULL, NULL);
   av_comm_free(&comm);

@@ -29,9 +29,12 @@ sys.dont_write_bytecode = True
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
 import floors
+import inference
+import memory
 import quality
+import reading
 import report
-from programs import (MODELS, PINS, Failed, Programs, bare_read, load, make_environment,
+from programs import (MODELS, PINS, Failed, Programs, load, make_environment,
                       model_settings)
 
 
@@ -112,6 +115,13 @@ def time_phases(programs, file, model, minibatch, options, machine):
     return max(made, key=lambda m: m["cells_per_second"]), reads
 
 
+def read_alone(path, options):
+    """Reading the file's counts by itself, beside a bare HDF5 read of them and anndata's read."""
+    options.shapes = [(options.ranks, options.threads)]
+    made = reading.measure(options, {"as stored": path})
+    return {**made["reads"][0], "anndata_seconds": made["anndata"]["as stored"]}
+
+
 def cpu_name():
     with open("/proc/cpuinfo") as file:
         names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
@@ -154,16 +164,19 @@ def make(programs, options):
         record["phases"].append(made)
         reads += more
         save(record, options.out)
-    bare = bare_read(path)
-    size = os.path.getsize(path)
-    record["read"] = {"seconds": statistics.median(reads), "bytes": size, "floor_seconds": bare,
-                      "ratio": statistics.median(reads) / bare}
+    record["read"] = {"seconds": statistics.median(reads), **read_alone(path, options)}
     for each in options.quality or ([path] if options.short and programs.scvi_python else []):
         for model in options.models:
             print("  time to quality: %s, %s, load %.1f" % (each, model, load()), flush=True)
             record["quality"].append(quality.compare(programs, os.path.abspath(each), model,
                                                      options.minibatches[0], options))
             save(record, options.out)
+    if options.memory_cells:
+        record.update(memory.in_bench(programs, options))
+        save(record, options.out)
+    if options.inference_cells:
+        found = inference.in_bench(programs, options)
+        record.update({k: found[k] for k in ("inference", "inference_settings")})
     return record
 
 
@@ -177,6 +190,7 @@ def parse():
     add("--atlasvi", default=os.environ.get("ATLASVI"), metavar="PROGRAM")
     add("--phases", metavar="PROGRAM", help="bench_phases")
     add("--machine", metavar="PROGRAM", help="bench_machine")
+    add("--reader", metavar="PROGRAM", help="bench_read")
     add("--mpirun", default=os.environ.get("MPIRUN", "mpirun"))
     add("--make-env", metavar="FOLDER", help="make a venv with " + " ".join(PINS))
     add("--pip-option", action="append", default=[], help="for pip, e.g. an index with CPU wheels")
@@ -199,6 +213,9 @@ def parse():
     add("--quality-batch", default="", metavar="COLUMN")
     add("--quality-genes", type=int, default=0, help="those with the largest totals; 0: all")
     add("--quality-epochs", type=int, default=0, help="0: scvi-tools' default")
+    add("--memory-cells", type=numbers, default=[], metavar="N,N", help="memory by size too")
+    add("--memory-genes", type=numbers, default=[2000], metavar="N,N")
+    add("--inference-cells", type=int, default=0, metavar="N", help="inference and writing too")
     add("--machine-seconds", type=float, default=0.05, help="a repetition of a measurement")
     add("--out", default=".", metavar="FOLDER")
     add("--short", action="store_true")
@@ -211,8 +228,10 @@ def settle(parser, options, folder):
         options.models, options.minibatches, options.rounds = ["LDVAE-NB", "scVI-ZINB"], [64], 1
         options.machine_seconds, options.quality_epochs = 0.0005, 3
         options.quality_batch, options.out = "batch", folder
+        options.memory_cells, options.memory_genes, options.inference_cells = [300], [60], 300
     for name, place in (("atlasvi", "src/atlasvi"), ("phases", "tests/bench/bench_phases"),
-                        ("machine", "tests/bench/bench_machine")):
+                        ("machine", "tests/bench/bench_machine"),
+                        ("reader", "tests/bench/bench_read")):
         path = os.path.abspath(getattr(options, name) or os.path.join(options.build, place))
         setattr(options, name, path)
         if not os.access(path, os.X_OK):
@@ -244,6 +263,8 @@ def main():
         except Failed as fault:
             sys.exit(str(fault))
         text = report.markdown(record)
+        for more in (memory, inference):
+            text += "\n".join([""] + more.markdown(record)) if more.__name__ in record else ""
         save(record, options.out)
         with open(os.path.join(options.out, "bench.md"), "w") as file:
             file.write(text)

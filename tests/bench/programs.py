@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PINS = ["scvi-tools==1.4.2", "torch==2.5.1"]
@@ -129,16 +128,3 @@ def model_settings(model, minibatch, epochs):
     if epochs:
         values["train.max_epochs"] = str(epochs)
     return values
-
-
-def bare_read(path):
-    """Seconds that reading the file's bytes takes by itself, at best of three."""
-    block = bytearray(1 << 22)
-    best = float("inf")
-    for _ in range(3):
-        began = time.perf_counter()
-        with open(path, "rb", buffering=0) as file:
-            while file.readinto(block):
-                pass
-        best = min(best, time.perf_counter() - began)
-    return best

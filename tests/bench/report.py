@@ -58,8 +58,10 @@ def phases(record):
                        [["%s %s" % (e["op"], "" if e["terms"] else shape(e)), *figures(e),
                          whole(e["calls"]), e["bound"]] for e in ops if e["share"] >= 0.002])
     r = record["read"]
-    lines += ["Reading the file: %.3f s for %.1f MB, a bare read of its bytes %.3f s, ratio %.1f."
-              % (r["seconds"], r["bytes"] / 1e6, r["floor_seconds"], r["ratio"]), ""]
+    lines += ["Reading: %.3f s of a run. The counts %.3f s for %.1f MB, a bare H5Dread of them %.3f s: "
+              "%.2f of its rate; names and columns %.3f s; anndata.read_h5ad %s s." % (
+                  r["seconds"], r["counts_seconds"], r["bytes"] / 1e6, r["bare_seconds"],
+                  r["ratio"], r["metadata_seconds"], number(r["anndata_seconds"], "%.3f")), ""]
     return lines
 
 
@@ -95,6 +97,15 @@ def quality(record):
         ["file", "cells x genes", "target", "scvi-tools", "atlasvi", "ratio"], rows)
 
 
+def shares(record):
+    return ["## Share of the floor", "", "What the machine's measured rates of products, loads and "
+            "likelihoods allow (floors.py), and what is reached.", ""] + table(
+        ["model", "floor, cells/s", "reached", "share"],
+        [["%s, minibatch %d" % (p["model"], p["minibatch"]), whole(p["floor_cells_per_second"]),
+          whole(p["cells_per_second"]), "%.0f %%" % (100 * p["share_of_floor"])]
+         for p in record["phases"]])
+
+
 def markdown(record):
     f, s = record["file"], record["settings"]
     beside = "scvi-tools %s, torch %s" % (record["scvi"], record["torch"]) if record["scvi"] else \
@@ -104,7 +115,7 @@ def markdown(record):
                  record["atlasvi"], beside, whole(f["cells"]), whole(f["genes"]),
                  100 * f["nonzero_share"], s["ranks"], s["threads"], s["epochs"], s["rounds"],
                  "".join("; " + x for x in s["set"])), ""]
-    return "\n".join(lines + speed(record) + phases(record) + machine(record) + quality(record))
+    return "\n".join(lines + speed(record) + shares(record) + phases(record) + machine(record) + quality(record))
 
 
 SIDE = ["median", "min", "max", "peak_bytes"]
@@ -148,6 +159,8 @@ def faults_of(record):
             faults.append("%s: the phases are not the whole: %s" % (where, timed))
         if not p["floor_cells_per_second"]:
             faults.append("%s: no floor" % where)
+    has("read", record["read"], ["seconds", "counts_seconds", "bare_seconds", "metadata_seconds",
+                                 "bytes", "ratio", "anndata_seconds"])
     for q in record["quality"]:
         has("quality", q, ["target", "theirs", "ours", "ratio", "history"])
     if not record["speed"] or not record["phases"]:

@@ -263,12 +263,25 @@ static void adam(av_backend *be, const av_adam *step, int64_t n, av_real *params
         .touched = (double)n * (3 * FLOAT + (double)be->bytes[AV_GRAD]));
 }
 
-static void allreduce_begin(av_backend *be, av_kind kind, void *array, int64_t n) {
-  const double sent = be->comm->size > 1 ? 2 * (double)n * (double)be->bytes[kind] : 0;
-  TIMED(SUMS, allreduce_begin, n, 0, (be, kind, array, n), .bytes = sent);
+/* Bytes sent and received when each rank gives the others their shares of an array. */
+static double passed(const av_backend *be, av_kind kind, int64_t n) {
+  const double others = (double)(be->comm->size - 1) / be->comm->size;
+  return 2 * others * (double)n * (double)be->bytes[kind];
 }
 
-static void allreduce_end(av_backend *be) { TIMED(SUMS, allreduce_end, 0, 0, (be), .bytes = 0); }
+static void allreduce(av_backend *be, av_kind kind, void *array, int64_t n) {
+  TIMED(SUMS, allreduce, n, 0, (be, kind, array, n), .bytes = 2 * passed(be, kind, n));
+}
+
+static void share_begin(av_backend *be, av_kind kind, void *array, int64_t n) {
+  TIMED(SUMS, share_begin, n, 0, (be, kind, array, n), .bytes = passed(be, kind, n));
+}
+
+static void share_end(av_backend *be) { TIMED(SUMS, share_end, 0, 0, (be), .bytes = 0); }
+
+static void share_gather(av_backend *be, av_kind kind, void *array, int64_t n) {
+  TIMED(SUMS, share_gather, n, 0, (be, kind, array, n), .bytes = passed(be, kind, n));
+}
 
 av_status __wrap_av_backend_open(av_backend *be, int choice, const av_comm *comm, int threads,
                                  bool strict) {
@@ -299,8 +312,10 @@ av_status __wrap_av_backend_open(av_backend *be, int choice, const av_comm *comm
   REPLACE(fold_correct);
   REPLACE(decode_nll);
   REPLACE(adam);
-  REPLACE(allreduce_begin);
-  REPLACE(allreduce_end);
+  REPLACE(allreduce);
+  REPLACE(share_begin);
+  REPLACE(share_end);
+  REPLACE(share_gather);
   be->ops = &state.timed;
   return AV_OK;
 }

@@ -4,9 +4,9 @@
 usage: readme.py check|write
 
 The settings reference is `atlasvi help --markdown`, word for word; the benchmark table is that of
-tests/quality/benchmark_real.md; every path, option and INI key that README names exists;
-every argument of the originals (arguments.txt) has its row, and every row an answer. `write` puts
-the two tables in.
+tests/quality/benchmark_real.md, those of speed are from tests/bench/bench.md, that of ranks is
+tests/bench/ranks.md; every path, option and INI key that README names exists; every argument of the
+originals (arguments.txt) has its row, and every row an answer. `write` puts the tables in.
 """
 import os
 import re
@@ -15,6 +15,7 @@ import sys
 
 SOURCE = os.environ.get("SOURCE", os.path.join(os.path.dirname(__file__), "..", ".."))
 ATLASVI = os.environ["ATLASVI"]
+SPEED = ["Training speed", "Share of the floor", "Time to quality"]
 
 
 def between(name, text):
@@ -76,6 +77,22 @@ def rows_without_answer(text):
     return [row[1].strip() for row in rows if not re.search(answer, row[2])]
 
 
+def sections(text, names):
+    """The first line of a report, and its sections with these headings, one level down."""
+    lines = text.splitlines()
+    found = {}
+    for line in lines:
+        if line.startswith("## "):
+            name = line[3:].split(",")[0]
+            found[name] = []
+        if found:
+            found[name].append("#" + line if line.startswith("#") else line)
+    missing = [name for name in names if name not in found]
+    if missing:
+        sys.exit("tests/bench/bench.md has no section " + ", ".join(missing))
+    return "\n".join([lines[0], ""] + sum((found[name] for name in names), [])) + "\n"
+
+
 def main():
     path = os.path.join(SOURCE, "README.md")
     with open(path) as file:
@@ -83,7 +100,12 @@ def main():
     settings = subprocess.run([ATLASVI, "help", "--markdown"], capture_output=True, text=True, check=True).stdout
     with open(os.path.join(SOURCE, "tests", "quality", "benchmark_real.md")) as file:
         benchmark = file.read()
+    with open(os.path.join(SOURCE, "tests", "bench", "ranks.md")) as file:
+        ranks = file.read()
     wanted = replaced("benchmark", replaced("settings", text, settings), benchmark)
+    wanted = replaced("ranks", wanted, ranks)
+    with open(os.path.join(SOURCE, "tests", "bench", "bench.md")) as file:
+        wanted = replaced("speed", wanted, sections(file.read(), SPEED))
     if sys.argv[1] == "write":
         with open(path, "w") as file:
             file.write(wanted)

@@ -5,9 +5,8 @@ import resource
 import shutil
 import subprocess
 
-from scene import Scene, ar
+from scene import NO_SHIM, SHIM, Scene, ar
 
-SHIM = os.environ.get("SHIM", "")
 
 
 def ordinary(scene):
@@ -118,7 +117,7 @@ def limited(scene):
 def shim_faults(scene):
     """Failures of single system calls, half way through the outputs."""
     if not SHIM:
-        scene.skip("failing system calls (no fault shim given in SHIM)")
+        scene.skip("failing system calls (%s)" % NO_SHIM)
         return
 
     def failing(title, plan, code, message, ranks, kept=(), settings=None):

@@ -5,15 +5,14 @@ import signal
 import subprocess
 import time
 
-from scene import Scene, ar
+from scene import NO_SHIM, SHIM, Scene, ar
 
-SHIM = os.environ.get("SHIM", "")
 END = 10  # seconds in which everything must have ended
 
 
 def one_rank_fails(scene):
     if not SHIM:
-        scene.skip("one rank failing (no fault shim given in SHIM)")
+        scene.skip("one rank failing (%s)" % NO_SHIM)
         return
     # Large enough that every rank reads several times.
     name = "program=" + os.path.basename(ar.PROGRAM)

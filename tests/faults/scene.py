@@ -13,6 +13,12 @@ sys.dont_write_bytecode = True
 import atlasrun as ar  # noqa: E402
 import layouts as lay  # noqa: E402
 
+# The library that makes system calls fail, and why there is none: a sanitizer's has to come first.
+SANITIZE = os.environ.get("ATLASVI_SANITIZE", "")
+SHIM = "" if SANITIZE else os.environ.get("SHIM", "")
+NO_SHIM = ("the program is built with -fsanitize=%s, which no library may be loaded before"
+           % SANITIZE if SANITIZE else "no fault shim given in SHIM")
+
 
 class Scene:
     def __init__(self):

@@ -2,6 +2,7 @@
  *
  *   read_dump JOBS        one job a line, fields separated by tabs:
  *     OUT BLOCK_BYTES ROUND_BYTES GIANT_CHUNK_BYTES key=value ...      (0: the default size)
+ *   runtime.threads threads read, 1 if it is not given.
  *
  * Each rank writes OUT.<rank>: its rows with a digest of their entries. Rank 0 also writes
  * OUT.status: exit status, then the error text; and names every job on stderr, so that warnings can
@@ -61,6 +62,7 @@ static av_status dump(const av_comm *comm, const av_dataset *d, double seconds, 
             d->library[i], sum, d->batch.code[i], d->label.code == NULL ? -9 : d->label.code[i],
             d->split == NULL ? -9 : d->split[i]);
   }
+  fprintf(out, "raw %" PRId64 "\n", d->n_read_raw);
   fprintf(out, "order %s\n", in_order ? "fine" : "broken");
   free(gene);
   free(value);
@@ -105,6 +107,7 @@ static void run_job(const av_comm *comm, char *line) {
   }
   const double start = MPI_Wtime();
   if (status == AV_OK) {
+    limits.threads = config.runtime.threads_given ? (int)config.runtime.threads : 1;
     status = av_h5ad_read_limited(comm, &config, &dataset, &limits);
   }
   const double seconds = MPI_Wtime() - start;

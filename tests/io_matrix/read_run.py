@@ -30,10 +30,11 @@ class Case:
     """One input: settings and either the matrix expected or (exit status, text of the error)."""
 
     def __init__(self, name, path, settings=(), matrix=None, error=None, limits=None, genes=None,
-                 batch=None, label=None, split=None, ranks=None):
+                 batch=None, label=None, split=None, ranks=None,
+                 raw=None):
         self.name, self.path, self.settings = name, path, list(settings)
         self.matrix, self.error, self.genes = matrix, error, genes
-        self.limits, self.ranks = limits, ranks
+        self.limits, self.ranks, self.raw = limits, ranks, raw
         self.facts = [batch, label, split]
         self.expected = None if matrix is None else row_digests(matrix)
 
@@ -82,6 +83,9 @@ def compare(case, result, where):
     dense_zero = np.asarray(abs(sp.csr_matrix(case.matrix)).sum(axis=0)).ravel() == 0
     expected = [case.matrix.shape[0], case.matrix.shape[1], None, int(n.sum()),
                 int((np.asarray(n) == 0).sum()), int(dense_zero.sum())]
+    if case.raw is not None:
+        raw = sum(int(r[1]) for r in result.lines("raw"))
+        check(raw == (case.matrix.shape[0] if case.raw else 0), where, raw, "rows read past HDF5")
     for total in result.lines("total"):
         for want, got in zip(expected, total[1:]):
             check(want is None or want == int(got), where, "totals", expected, total)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Reads every layout of counts with 1 to 7 ranks and compares with scipy.
 
-    read_test.py matrices|faults|giant|shared_data PROGRAM
+    read_test.py matrices|faults|giant|raw|shared_data PROGRAM
 """
 import os
 import sys
@@ -13,9 +13,10 @@ import read_run
 import test_faults
 import test_giant
 import test_matrices
+import test_raw
 import test_shared_data
 
-PARTS = {"matrices": test_matrices, "faults": test_faults, "giant": test_giant,
+PARTS = {"matrices": test_matrices, "faults": test_faults, "giant": test_giant, "raw": test_raw,
          "shared_data": test_shared_data}
 
 

@@ -149,7 +149,7 @@ static av_status run_read(const av_comm *comm, int n, char **words, cJSON *out) 
   av_status status = AV_OK;
   AV_GO(status, av_config_defaults(&config), done);
   AV_GO(status, av_config_parse(&config, NULL, "", n, words), done);
-  AV_GO(status, av_h5ad_read(comm, &config, &d), done);
+  AV_GO(status, av_h5ad_read(comm, &config, 1, &d), done);
   cJSON *mine = cJSON_CreateObject();
   cJSON_AddNumberToObject(mine, "first", (double)d.first);
   cJSON_AddNumberToObject(mine, "n_local", (double)d.n_local);

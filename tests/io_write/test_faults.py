@@ -203,6 +203,11 @@ def fills(place):
         place.refused(f"fill fails on rank {fail_rank} of {ranks}", 76,
                       f"fill failed on rank {fail_rank} at row {row}", "wide=60000",
                       f"fail_rank={fail_rank}", f"fail_row={row}", ranks=ranks)
+    # 34 rows a round: the third fails while the first is being written
+    for ranks in (1, 2):
+        place.refused(f"fill fails while a thread writes, {ranks}", 76,
+                      "fill failed on rank 0 at row 80", "wide=60000", "fail_rank=0",
+                      "fail_row=80", "slow=50", ranks=ranks)
     before = sorted(os.listdir(place.folder))
     place.works("discard", "discard=1", ranks=2)
     assert sorted(os.listdir(place.folder)) == before

@@ -7,6 +7,8 @@
  *   genes=all|some|raw   genes used: all of var; every third, backwards; all of raw/var
  *   wide=N               also obsm/X_wide with N columns, so that there are several rounds
  *   fail_rank=R fail_row=I  the fill of X_wide fails on rank R at its local row I
+ *   slow=MS              writes beside the main thread take so much longer; a dataset closed
+ *                        meanwhile aborts
  *   limit=BYTES          longest file that may be written (set after MPI has made its own)
  *   discard=1            discards in place of committing
  * Values: X_scvi[n, k] = n + k / 16; denoised[n, g] = n + g / 256, NaN where (n + g) % 97 = 0;
@@ -20,11 +22,15 @@
 #include "io/model_file.h"
 
 #include <math.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
 
 enum { N_LATENT = 3, N_BATCHES = 4, N_EPOCHS = 2 };
 
@@ -36,6 +42,40 @@ typedef struct driver {
   av_config config;
   av_dataset dataset;
 } driver;
+
+/* ---- the library's calls, watched: HDF5 and a thread may not use a file at once ---------------
+ */
+
+static struct {
+  int64_t slow; /* ms; 0: nothing is watched */
+  pthread_t main;
+  atomic_int writing;
+} watched;
+
+ssize_t __real_pwrite(int descriptor, const void *data, size_t bytes, off_t at);
+ssize_t __wrap_pwrite(int descriptor, const void *data, size_t bytes, off_t at);
+herr_t __real_H5Dclose(hid_t dataset);
+herr_t __wrap_H5Dclose(hid_t dataset);
+
+ssize_t __wrap_pwrite(int descriptor, const void *data, size_t bytes, off_t at) {
+  if (watched.slow == 0 || pthread_equal(pthread_self(), watched.main)) {
+    return __real_pwrite(descriptor, data, bytes, at);
+  }
+  const struct timespec pause = {.tv_nsec = (long)watched.slow * 1000000};
+  atomic_fetch_add(&watched.writing, 1);
+  nanosleep(&pause, NULL);
+  const ssize_t n = __real_pwrite(descriptor, data, bytes, at);
+  atomic_fetch_sub(&watched.writing, 1);
+  return n;
+}
+
+herr_t __wrap_H5Dclose(hid_t dataset) {
+  if (atomic_load(&watched.writing) > 0) {
+    fputs("a dataset is closed while a thread writes to its file\n", stderr);
+    abort();
+  }
+  return __real_H5Dclose(dataset);
+}
 
 /* The value of NAME=VALUE if `argument` is that; else NULL. */
 static const char *value_of(const char *argument, const char *name) {
@@ -62,6 +102,7 @@ static av_status read_arguments(driver *d, int argc, char **argv) {
     d->fail_rank = number_of(argv[i], "fail_rank", d->fail_rank);
     d->fail_row = number_of(argv[i], "fail_row", d->fail_row);
     d->limit = number_of(argv[i], "limit", d->limit);
+    watched.slow = number_of(argv[i], "slow", watched.slow);
     d->discard = number_of(argv[i], "discard", d->discard) != 0;
     if (strchr(argv[i], '.') != NULL && strcspn(argv[i], ".") < strcspn(argv[i], "=")) {
       overrides[n++] = argv[i];
@@ -294,6 +335,7 @@ static av_status act(driver *d) {
 
 int main(int argc, char **argv) {
   driver d = {0};
+  watched.main = pthread_self();
   av_status status = av_comm_create(&d.comm, &argc, &argv);
   if (status == AV_OK) {
     status = av_h5_init();

@@ -1,6 +1,6 @@
 /* Minibatches: every training cell once an epoch, exact sizes, the same cells on any number of ranks, about
  * equal shares of every rank, other company in other epochs. Run on 1, 2, 3 and 5 ranks; each also walks
- * the sampler of a single process and compares. */
+ * the sampler of a single process and compares, and compares with all keys sorted at once. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "base/memory.h"
+#include "math/rng.h"
 #include "train/sampler.h"
 
 #include <math.h>
@@ -84,6 +85,121 @@ static int64_t *steps_of(walker *alone, uint32_t epoch) {
     }
   }
   return step_of;
+}
+
+/* ---- the definition ---- */
+
+/* A training cell's turn in an epoch. */
+typedef struct turn {
+  double key;
+  int64_t shard, cell;
+} turn;
+
+static int compare(const void *left, const void *right) {
+  const turn *a = left;
+  const turn *b = right;
+  if (a->key != b->key) {
+    return a->key < b->key ? -1 : 1;
+  }
+  return a->shard < b->shard ? -1 : a->shard > b->shard;
+}
+
+/* The offsets of an epoch: a golden-ratio sequence from a random start, shuffled in blocks of 32. */
+static void define_offsets(double *offset, int64_t n_shards, uint64_t seed, uint32_t epoch) {
+  uint32_t words[4];
+  av_random4(words, seed, AV_DRAW_SHUFFLE, UINT64_MAX, epoch, 0);
+  for (int64_t v = 0; v < n_shards; ++v) {
+    const double value = ((double)words[0] + 0.5) / 4294967296.0 + (double)v * 0.61803398874989484820;
+    offset[v] = value - floor(value);
+  }
+  for (int64_t v = 0; v < n_shards; ++v) {
+    const uint64_t word = av_random64(seed, AV_DRAW_SHUFFLE, UINT64_MAX - 1, epoch, (uint32_t)v);
+    const int64_t other = v / 32 * 32 + (int64_t)(word % (uint64_t)(v % 32 + 1));
+    const double kept = offset[v];
+    offset[v] = offset[other];
+    offset[other] = kept;
+  }
+}
+
+/* The training cells in the order of the epoch: every shard shuffled, then all turns sorted. */
+static turn *define_epoch(const plan *p, uint64_t seed, uint32_t epoch, int64_t *n_turns) {
+  const av_partition one = {.n_cells = p->n_cells, .n_shards = av_shard_count(p->n_cells)};
+  turn *turns = av_calloc((size_t)p->n_cells, sizeof *turns);
+  double offset[AV_SHARDS];
+  define_offsets(offset, one.n_shards, seed, epoch);
+  int64_t n = 0;
+  for (int64_t v = 0; v < one.n_shards; ++v) {
+    turn *mine = turns + n;
+    int64_t count = 0;
+    for (int64_t cell = av_shard_first(&one, v); cell < av_shard_first(&one, v + 1); ++cell) {
+      if (trains(p, cell)) {
+        mine[count++].cell = cell;
+      }
+    }
+    for (int64_t i = count - 1; i > 0; --i) {
+      const uint64_t word = av_random64(seed, AV_DRAW_SHUFFLE, (uint64_t)v, epoch, (uint32_t)i);
+      const int64_t j = (int64_t)(word % (uint64_t)(i + 1));
+      const int64_t kept = mine[i].cell;
+      mine[i].cell = mine[j].cell;
+      mine[j].cell = kept;
+    }
+    for (int64_t j = 0; j < count; ++j) {
+      mine[j].key = ((double)j + offset[v]) / (double)count;
+      mine[j].shard = v;
+    }
+    n += count;
+  }
+  qsort(turns, (size_t)n, sizeof *turns, compare);
+  *n_turns = n;
+  return turns;
+}
+
+/* Every minibatch holds the next cells of that order, and this rank's of them in that order. */
+static void check_definition(walker *ours, const plan *p, uint64_t seed, uint32_t epoch) {
+  int64_t n_turns = 0;
+  turn *turns = define_epoch(p, seed, epoch, &n_turns);
+  assert_int_equal(n_turns, ours->split.n_train);
+  const int64_t *rows = NULL;
+  int64_t n_rows = 0;
+  int64_t n_cells = 0;
+  int64_t at = 0;
+  av_sampler_begin(ours->sampler, epoch);
+  while (av_sampler_next(ours->sampler, &rows, &n_rows, &n_cells)) {
+    int64_t expected = 0;
+    assert_true(at + n_cells <= n_turns);
+    for (int64_t i = at; i < at + n_cells; ++i) {
+      const int64_t row = turns[i].cell - ours->dataset.first;
+      if (row >= 0 && row < ours->dataset.n_local) {
+        assert_true(expected < n_rows);
+        assert_int_equal(rows[expected], row);
+        ++expected;
+      }
+    }
+    assert_int_equal(n_rows, expected);
+    at += n_cells;
+  }
+  assert_int_equal(at, av_sampler_cells(ours->sampler));
+  assert_true(n_turns - at < 3);
+  free(turns);
+}
+
+static void test_definition(void **state) {
+  (void)state;
+  static const int64_t sizes[] = {3, 4, 31, 500, 1023, 1030, 4099, 20000, 50001};
+  static const int64_t batch_sizes[] = {3, 7, 128, 5000, 60000, 1 << 30};
+  for (size_t i = 0; i < sizeof sizes / sizeof *sizes; ++i) {
+    for (size_t b = 0; b < sizeof batch_sizes / sizeof *batch_sizes; ++b) {
+      const plan p = {.n_cells = sizes[i],
+                      .batch_size = batch_sizes[b],
+                      .train_every = sizes[i] < 31 ? 1 : (int64_t)(i + b) % 4,
+                      .uneven = b % 2 == 1};
+      walker ours = walker_of(&comm, &p, 21);
+      for (uint32_t epoch = 0; epoch < 2; ++epoch) {
+        check_definition(&ours, &p, 21, epoch);
+      }
+      walker_free(&ours);
+    }
+  }
 }
 
 /* ---- one epoch ---- */
@@ -310,7 +426,8 @@ static void test_left_out(void **state) {
 
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_epochs),        cmocka_unit_test(test_broken_off),
+      cmocka_unit_test(test_definition),    cmocka_unit_test(test_epochs),
+      cmocka_unit_test(test_broken_off),
       cmocka_unit_test(test_shares),        cmocka_unit_test(test_epochs_differ),
       cmocka_unit_test(test_seeds),         cmocka_unit_test(test_left_out),
   };

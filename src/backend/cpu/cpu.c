@@ -46,7 +46,7 @@ static void cpu_close(av_backend *be) {
   for (int slot = 0; slot < AV_SLOTS; ++slot) {
     free(cpu->scratch[slot]);
   }
-  free(cpu->request);
+  av_cpu_comm_free(cpu);
   free(cpu);
   be->state = NULL;
 }
@@ -165,6 +165,8 @@ const av_backend_ops av_backend_cpu = {
     .decode_cells = av_cpu_decode_cells,
     .decode_output = av_cpu_decode_output,
     .adam = av_cpu_adam,
-    .allreduce_begin = av_cpu_allreduce_begin,
-    .allreduce_end = av_cpu_allreduce_end,
+    .allreduce = av_cpu_allreduce,
+    .share_begin = av_cpu_share_begin,
+    .share_end = av_cpu_share_end,
+    .share_gather = av_cpu_share_gather,
 };

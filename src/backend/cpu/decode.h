@@ -9,7 +9,7 @@ enum { AV_HEADS = 3 };
 /* One head during a call. */
 typedef struct av_decode_head {
   const float *w;      /* (in + onehot, G) */
-  const float *start;  /* (stride) c, padded */
+  const float *start;  /* (n_starts, stride) c, or c plus each one-hot row of w; padded */
   const float *packed; /* w's first n_in rows in panels */
   float *rows;         /* (chunk, stride) logits, then gradients on them */
   void *dw, *dc;       /* av_grad arrays; NULL without gradients; dc NULL without c too */
@@ -24,6 +24,7 @@ typedef struct av_decode_run {
   const float *x, *l;
   int64_t genes, panels, stride; /* stride = panels * AV_PANEL: padded genes */
   int64_t n_in;
+  int64_t n_starts; /* one-hot columns where they are one factor's and few, else 1 */
   bool zinb, poisson, cell_theta, gradients; /* cell_theta: px_r is a head */
   int n_heads;
   av_decode_head head[AV_HEADS]; /* scale, then zero inflation and px_r where there are such */
@@ -51,7 +52,8 @@ typedef struct av_decode_space {
 
 av_decode_space av_decode_space_of(const av_decode_run *run, int part);
 
-/* Logits of cells [begin, end) of the batch into rows [begin - base, end - base) of each head. */
+/* Logits of at most AV_ROW_BLOCK cells [begin, end) of the batch into rows [begin - base, end -
+ * base) of each head. */
 void av_decode_logits(const av_decode_run *run, int64_t base, int64_t begin, int64_t end);
 
 /* One cell: logits in row r become gradients (decode_cell.c). Loss to run->loss. */

@@ -3,37 +3,108 @@
 #include "backend/cpu/decode.h"
 #include "backend/cpu/strict.h"
 
-#include <cblas.h>
-
-enum { NARROW = 48 }; /* inputs up to this width: faster without SGEMM */
+#include <string.h>
 
 /* dw (n_in, G) += x^T rows for genes [begin, end). */
 static void products(const av_decode_run *run, const av_decode_head *head, int64_t base, int64_t n,
                      int64_t begin, int64_t end) {
-  const float *x = run->x + base * run->n_in;
-  float *dw = av_floats(head->dw) + begin;
-  if (run->n_in > NARROW) {
-    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (blasint)run->n_in, (blasint)(end - begin),
-                (blasint)n, 1.0f, x, (blasint)run->n_in, head->rows + begin, (blasint)run->stride,
-                1.0f, dw, (blasint)run->genes);
-  } else {
-    run->kernels->outer_add(n, run->n_in, x, run->n_in, head->rows + begin, run->stride,
-                            end - begin, dw, run->genes);
+  run->kernels->outer_add(n, run->n_in, run->x + base * run->n_in, run->n_in, head->rows + begin,
+                          run->stride, end - begin, av_floats(head->dw) + begin, run->genes);
+}
+
+/* Rows of the chunk by the row of a table that their cell belongs to. */
+typedef struct groups {
+  int64_t n;      /* rows of the table */
+  int32_t *start; /* (n + 1) */
+  int32_t *row;   /* rows of the chunk, by group, increasing */
+} groups;
+
+/* Groups by the f-th of each cell's places; space: n_table + 1 + n numbers. */
+static groups group_rows(const av_places *places, int64_t f, int64_t n, int64_t n_table,
+                         int32_t *space) {
+  const groups made = {.n = n_table, .start = space, .row = space + n_table + 1};
+  memset(made.start, 0, (size_t)(n_table + 1) * sizeof *made.start);
+  for (int64_t r = 0; r < n; ++r) {
+    made.start[places->row[r * places->n + f]] += 1;
+  }
+  int32_t at = 0;
+  for (int64_t s = 0; s < n_table; ++s) {
+    at += made.start[s];
+    made.start[s] = at; /* its end; the loop below walks back to its beginning */
+  }
+  made.start[n_table] = at;
+  for (int64_t r = n - 1; r >= 0; --r) {
+    made.row[--made.start[places->row[r * places->n + f]]] = (int32_t)r;
+  }
+  return made;
+}
+
+/* table (., G) += sums of each group's rows, of genes [begin, end); total (G) += those of all rows,
+ * unless NULL. sums: a row of working space. */
+static void add_groups(const av_decode_run *run, const groups *by, const float *rows,
+                       const float *ones, int64_t begin, int64_t end, float *table, float *total,
+                       float *sums) {
+  const int64_t width = end - begin;
+  for (int64_t s = 0; s < by->n; ++s) {
+    const int32_t *row = by->row + by->start[s];
+    const int64_t n = by->start[s + 1] - by->start[s];
+    float *to = table + s * run->genes + begin;
+    if (n > 0 && total == NULL) {
+      run->kernels->weighted_rows(n, row, ones, rows + begin, run->stride, width, to);
+    } else if (n > 0) {
+      memset(sums, 0, (size_t)width * sizeof *sums);
+      run->kernels->weighted_rows(n, row, ones, rows + begin, run->stride, width, sums);
+      run->kernels->add_row(width, sums, to);
+      run->kernels->add_row(width, sums, total + begin);
+    }
   }
 }
 
-/* Adds rows [0, n) of genes [begin, end) to sums: all to one row, or each to those that its cell
- * belongs to. */
-static void add_rows(const av_decode_run *run, const float *rows, const av_places *places,
-                     int64_t n, int64_t begin, int64_t end, float *sums) {
-  const int64_t width = end - begin;
-  if (places == NULL) {
-    run->kernels->sum_rows(n, rows + begin, run->stride, width, sums + begin);
-    return;
+/* How the rows of a chunk are grouped: by each factor of the one-hot block, then by dispersion. */
+typedef struct groupings {
+  groups *by;        /* (factors) of columns of the one-hot block */
+  groups dispersion; /* n = 0: all rows have one */
+  const float *ones; /* (chunk) */
+} groupings;
+
+static groupings group_chunk(const av_decode_run *run, int64_t base, int64_t n, groups *by) {
+  const av_decode *decode = run->decode;
+  const bool onehot = decode->n_onehot > 0;
+  const int64_t factors = onehot ? run->batch->n_factors : 0;
+  const int64_t each = decode->n_onehot + 1 + n;
+  const int64_t of_dispersion = run->row == NULL ? 0 : decode->n_dispersion + 1 + n;
+  int32_t *space =
+      av_scratch(run->be, AV_SLOT_PAIRS, factors * each + of_dispersion + n, sizeof *space);
+  groupings made = {.by = by};
+  const av_places columns = av_columns_from(run->batch, base);
+  for (int64_t f = 0; f < factors; ++f) {
+    by[f] = group_rows(&columns, f, n, decode->n_onehot, space + f * each);
   }
+  space += factors * each;
+  if (run->row != NULL) {
+    const av_places rows = {.row = run->row + base, .n = 1};
+    made.dispersion = group_rows(&rows, 0, n, decode->n_dispersion, space);
+    space += of_dispersion;
+  }
+  float *ones = (void *)space;
   for (int64_t r = 0; r < n; ++r) {
-    av_add_to_places(run->kernels, places, r, width, rows + r * run->stride + begin, sums + begin,
-                     run->genes);
+    ones[r] = 1.0f;
+  }
+  made.ones = ones;
+  return made;
+}
+
+/* Intercept and one-hot gradients of a head. */
+static void add_head_rows(const av_decode_run *run, const groupings *g, const av_decode_head *head,
+                          int64_t n, int64_t begin, int64_t end, float *sums) {
+  const int64_t factors = run->decode->n_onehot > 0 ? run->batch->n_factors : 0;
+  float *dc = av_floats(head->dc);
+  if (dc != NULL && factors == 0) {
+    run->kernels->sum_rows(n, head->rows + begin, run->stride, end - begin, dc + begin);
+  }
+  for (int64_t f = 0; f < factors; ++f) {
+    add_groups(run, &g->by[f], head->rows, g->ones, begin, end,
+               av_floats(head->dw) + run->n_in * run->genes, f == 0 ? dc : NULL, sums);
   }
 }
 
@@ -41,27 +112,24 @@ void av_decode_weight_grads(const av_decode_run *run, int64_t base, int64_t n) {
   const av_decode *decode = run->decode;
   const bool table = !run->poisson && !run->cell_theta; /* px_r is a parameter */
   const int threads = run->be->threads;
-  const av_places columns = av_columns_from(run->batch, base);
-  const av_places rows = {.row = run->row == NULL ? NULL : run->row + base, .n = 1};
+  groups *by = av_scratch(run->be, AV_SLOT_CODES2, run->batch->n_factors, sizeof *by);
+  const groupings g = group_chunk(run, base, n, by);
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int part = 0; part < threads; ++part) {
+    float *sums = av_decode_space_of(run, part).q;
     int64_t begin = 0;
     int64_t end = 0;
     av_slice(run->genes, AV_PANEL, part, threads, &begin, &end);
     for (int h = 0; h < run->n_heads && begin < end; ++h) {
-      const av_decode_head *head = &run->head[h];
-      products(run, head, base, n, begin, end);
-      if (head->dc != NULL) {
-        add_rows(run, head->rows, NULL, n, begin, end, av_floats(head->dc));
-      }
-      if (decode->n_onehot > 0) {
-        add_rows(run, head->rows, &columns, n, begin, end,
-                 av_floats(head->dw) + run->n_in * run->genes);
-      }
+      products(run, &run->head[h], base, n, begin, end);
+      add_head_rows(run, &g, &run->head[h], n, begin, end, sums);
     }
-    if (table && begin < end) {
-      add_rows(run, run->w_rows, run->row == NULL ? NULL : &rows, n, begin, end,
-               av_floats(decode->dpx_r));
+    if (table && begin < end && g.dispersion.n > 0) {
+      add_groups(run, &g.dispersion, run->w_rows, g.ones, begin, end, av_floats(decode->dpx_r),
+                 NULL, sums);
+    } else if (table && begin < end) {
+      run->kernels->sum_rows(n, run->w_rows + begin, run->stride, end - begin,
+                             av_floats(decode->dpx_r) + begin);
     }
   }
 }

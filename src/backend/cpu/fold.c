@@ -14,7 +14,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { BLOCK = AV_FOLD, SUM_BLOCK = 512 };
+enum { BLOCK = AV_FOLD, SUM_BLOCK = 256, LANES = AV_FOLD_LANES };
 
 /* Moments of u: width = k + present. */
 typedef struct moments {
@@ -125,41 +125,29 @@ static int64_t full_row(const moments *u, int64_t d) {
   return d < u->k ? d : u->k + u->code[d - u->k];
 }
 
-/* BLOCK genes of the rows of a (., genes) array that are present; missing genes 0. */
-static void take_block(const moments *u, const float *w, int64_t genes, int64_t first,
-                       double *out) {
+/* BLOCK genes of the rows of w (., genes) that are present; missing genes 0. */
+static void take_block(const av_kernels *kernels, const moments *u, const float *w, int64_t genes,
+                       int64_t first, double *out) {
   const int64_t width = genes - first < BLOCK ? genes - first : BLOCK;
   for (int64_t d = 0; d < u->k + u->present; ++d) {
-    const float *from = w + full_row(u, d) * genes + first;
-    for (int64_t j = 0; j < BLOCK; ++j) {
-      out[d * BLOCK + j] = j < width ? (double)from[j] : 0.0;
-    }
+    kernels->fold_take(width, w + full_row(u, d) * genes + first, out + d * BLOCK);
   }
 }
 
 /* Folds BLOCK genes given their variance and their mean without the bias: what is left of the bias
  * after its own mean is taken off. */
-static void fold_block(const av_fold *fold, int64_t first, const double *mean,
-                       const double *variance) {
+static void fold_block(const av_kernels *kernels, const av_fold *fold, int64_t first,
+                       const double *mean, const double *variance) {
   const int64_t genes = fold->n_genes;
   const int64_t width = genes - first < BLOCK ? genes - first : BLOCK;
   const float *w = av_const_floats(fold->w) + first;
-  const float *gamma = av_const_floats(fold->gamma) + first;
-  const float *beta = av_const_floats(fold->beta) + first;
   float *a = av_floats(fold->a) + first;
   float factor[BLOCK];
-  for (int64_t j = 0; j < width; ++j) {
-    const double inv_sigma = 1.0 / sqrt(variance[j] + AV_NORM_EPS);
-    const double scaled = (double)gamma[j] * inv_sigma;
-    factor[j] = (float)scaled;
-    av_floats(fold->c)[first + j] = (float)((double)beta[j] - scaled * mean[j]);
-    av_floats(fold->inv_sigma)[first + j] = (float)inv_sigma;
-  }
+  kernels->fold_factors(width, mean, variance, av_const_floats(fold->gamma) + first,
+                        av_const_floats(fold->beta) + first, factor, av_floats(fold->c) + first,
+                        av_floats(fold->inv_sigma) + first);
   for (int64_t d = 0; d < fold->n_in + fold->n_onehot; ++d) {
-#pragma omp simd
-    for (int64_t j = 0; j < width; ++j) {
-      a[d * genes + j] = factor[j] * w[d * genes + j];
-    }
+    kernels->product_row(width, 1.0f, factor, w + d * genes, a + d * genes);
   }
 }
 
@@ -199,7 +187,7 @@ void av_cpu_fold(av_backend *be, const av_fold *fold, const av_sum *stats) {
     for (int64_t b = blocks * part / be->threads; b < blocks * (part + 1) / be->threads; ++b) {
       const int64_t first = b * BLOCK;
       if (fold->training) {
-        take_block(&u, av_const_floats(fold->w), genes, first, w);
+        take_block(kernels, &u, av_const_floats(fold->w), genes, first, w);
         covariance(kernels, &u, w, cw);
         kernels->fold_moments(width, u.mean, w, cw, mean, variance);
         for (int j = 0; j < BLOCK; ++j) {
@@ -213,7 +201,7 @@ void av_cpu_fold(av_backend *be, const av_fold *fold, const av_sum *stats) {
           variance[j] = (double)running[genes + first + j];
         }
       }
-      fold_block(fold, first, mean, variance);
+      fold_block(kernels, fold, first, mean, variance);
     }
   }
 }
@@ -238,14 +226,27 @@ typedef struct fold_arrays {
   void *dw, *dgamma, *dbeta;
 } fold_arrays;
 
-static double value_at(bool strict, const void *array, int64_t i) {
-  return strict ? av_const_doubles(array)[i] : (double)av_const_floats(array)[i];
+/* out (BLOCK) = n numbers of the array from `at` on, then zeros. */
+static void take(const av_kernels *kernels, bool strict, const void *array, int64_t at, int64_t n,
+                 double *out) {
+  if (!strict) {
+    kernels->fold_take(n, av_const_floats(array) + at, out);
+    return;
+  }
+  for (int64_t j = 0; j < BLOCK; ++j) {
+    out[j] = j < n ? av_const_doubles(array)[at + j] : 0.0;
+  }
 }
-static void add_at(bool strict, void *array, int64_t i, double value) {
-  if (strict) {
-    av_doubles(array)[i] += value;
-  } else {
-    av_floats(array)[i] += (float)value;
+
+/* array += n numbers from `at` on. */
+static void add(const av_kernels *kernels, bool strict, const double *x, int64_t n, void *array,
+                int64_t at) {
+  if (!strict) {
+    kernels->fold_add(n, x, av_floats(array) + at);
+    return;
+  }
+  for (int64_t j = 0; j < n; ++j) {
+    av_doubles(array)[at + j] += x[j];
   }
 }
 
@@ -256,61 +257,47 @@ static void grad_block(const av_kernels *kernels, const moments *u, const av_fol
   const int64_t genes = fold->n_genes;
   const int64_t n = genes - first < BLOCK ? genes - first : BLOCK;
   const int64_t width = u->k + u->present;
-  double along[BLOCK] = {0}; /* w . P */
-  take_block(u, av_const_floats(fold->w), genes, first, w);
+  const bool strict = arrays->strict;
+  double gamma[BLOCK];
+  double inv_sigma[BLOCK];
+  double dgamma[BLOCK];
+  take_block(kernels, u, av_const_floats(fold->w), genes, first, w);
   covariance(kernels, u, w, cw);
-  for (int64_t j = 0; j < BLOCK; ++j) {
-    s[j] = j < n ? value_at(arrays->strict, arrays->s, first + j) : 0.0;
-  }
+  kernels->fold_take(n, av_const_floats(fold->gamma) + first, gamma);
+  kernels->fold_take(n, av_const_floats(fold->inv_sigma) + first, inv_sigma);
+  take(kernels, strict, arrays->s, first, n, s);
   for (int64_t d = 0; d < width; ++d) {
-    const double mean = u->mean[d];
-    const int64_t at = full_row(u, d) * genes + first;
-    for (int64_t j = 0; j < BLOCK; ++j) {
-      p[d * BLOCK + j] = j < n ? value_at(arrays->strict, arrays->p, at + j) - mean * s[j] : 0.0;
-      along[j] += w[d * BLOCK + j] * p[d * BLOCK + j];
-    }
+    take(kernels, strict, arrays->p, full_row(u, d) * genes + first, n, p + d * BLOCK);
   }
-  double scaled[BLOCK] = {0};
-  double curve[BLOCK] = {0};
-  memset(weight, 0, BLOCK * sizeof *weight);
-  for (int64_t j = 0; j < n; ++j) {
-    const double inv_sigma = (double)av_const_floats(fold->inv_sigma)[first + j];
-    const double gamma = (double)av_const_floats(fold->gamma)[first + j];
-    const double dgamma = along[j] * inv_sigma;
-    add_at(arrays->strict, arrays->dgamma, first + j, dgamma);
-    add_at(arrays->strict, arrays->dbeta, first + j, s[j]);
-    scaled[j] = gamma * inv_sigma;
-    curve[j] = dgamma * inv_sigma;
-    weight[j] = gamma * dgamma * inv_sigma * inv_sigma / (double)fold->n_cells;
-  }
+  kernels->fold_gradients(width, fold->n_cells, u->mean, w, cw, s, gamma, inv_sigma, p, dgamma,
+                          weight);
+  add(kernels, strict, dgamma, n, arrays->dgamma, first);
+  add(kernels, strict, s, n, arrays->dbeta, first);
   for (int64_t d = 0; d < width; ++d) {
-    const int64_t at = full_row(u, d) * genes + first;
-    for (int64_t j = 0; j < n; ++j) {
-      const double grad = scaled[j] * (p[d * BLOCK + j] - curve[j] * cw[d * BLOCK + j]);
-      add_at(arrays->strict, arrays->dw, at + j, grad);
-    }
+    add(kernels, strict, p + d * BLOCK, n, arrays->dw, full_row(u, d) * genes + first);
   }
 }
 
-/* back (k + k width) += {A_x s, M_x.} of BLOCK genes; space (k, BLOCK). */
+/* lanes (k + k width, LANES) += {A_x s, M_x.} of BLOCK genes; space (k, BLOCK). */
 static void back_block(const av_kernels *kernels, const moments *u, const av_fold *fold,
                        int64_t first, const double *w, const double *weight, const double *s,
-                       double *space, double *back) {
+                       double *space, double *lanes) {
   const int64_t genes = fold->n_genes;
   const int64_t n = genes - first < BLOCK ? genes - first : BLOCK;
   for (int64_t a = 0; a < u->k; ++a) {
-    const float *folded = av_const_floats(fold->a) + a * genes + first;
-    for (int64_t j = 0; j < BLOCK; ++j) {
-      space[a * BLOCK + j] = j < n ? (double)folded[j] : 0.0;
-    }
+    kernels->fold_take(n, av_const_floats(fold->a) + a * genes + first, space + a * BLOCK);
   }
-  kernels->fold_products(u->k, 1, space, s, back);
-  for (int64_t a = 0; a < u->k; ++a) {
-    for (int64_t j = 0; j < BLOCK; ++j) {
-      space[a * BLOCK + j] = weight[j] * w[a * BLOCK + j];
-    }
+  kernels->fold_products(u->k, 1, space, s, lanes);
+  kernels->fold_weigh(u->k, weight, w, space);
+  kernels->fold_products(u->k, u->k + u->present, space, w, lanes + u->k * LANES);
+}
+
+static double sum_of_lanes(const double *lanes) {
+  double sum = 0.0;
+  for (int l = 0; l < LANES; ++l) {
+    sum += lanes[l];
   }
-  kernels->fold_products(u->k, u->k + u->present, space, w, back + u->k);
+  return sum;
 }
 
 /* Adds the blocks' sums, in order, to back (k + k D). */
@@ -350,23 +337,27 @@ void av_cpu_fold_grad(av_backend *be, const av_fold *fold, const av_sum *stats, 
   const int64_t width = u.k + u.present;
   const int64_t blocks = (genes + SUM_BLOCK - 1) / SUM_BLOCK;
   const int64_t size = u.k + u.k * width;
-  const int64_t space_size = 3 * width * BLOCK;
+  const int64_t space_size = 3 * width * BLOCK + size * LANES;
   double *space =
       av_scratch(be, AV_SLOT_FOLD2, be->threads * space_size + blocks * size, sizeof *space);
   double *partial = space + be->threads * space_size;
-  memset(partial, 0, (size_t)(blocks * size) * sizeof *partial);
 #pragma omp parallel for schedule(static) num_threads(be->threads)
   for (int part = 0; part < be->threads; ++part) {
     double *w = space + part * space_size;
     double *cw = w + width * BLOCK;
     double *centred = cw + width * BLOCK;
+    double *lanes = centred + width * BLOCK;
     double weight[BLOCK];
     double sums[BLOCK] __attribute__((aligned(64)));
     for (int64_t b = blocks * part / be->threads; b < blocks * (part + 1) / be->threads; ++b) {
+      memset(lanes, 0, (size_t)(size * LANES) * sizeof *lanes);
       for (int64_t first = b * SUM_BLOCK; first < genes && first < (b + 1) * SUM_BLOCK;
            first += BLOCK) {
         grad_block(kernels, &u, fold, &arrays, first, w, cw, centred, weight, sums);
-        back_block(kernels, &u, fold, first, w, weight, sums, centred, partial + b * size);
+        back_block(kernels, &u, fold, first, w, weight, sums, centred, lanes);
+      }
+      for (int64_t i = 0; i < size; ++i) {
+        partial[b * size + i] = sum_of_lanes(lanes + i * LANES);
       }
     }
   }

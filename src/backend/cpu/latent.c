@@ -1,68 +1,30 @@
-/* q(z) and q(l): draws, KL terms, gradients (model.md sections 1 and 3), a cell at a time in
- * double. Bound: exp, log, square root and a quarter of a Philox block for each latent dimension.
- */
+/* q(z) and q(l): draws, KL terms, gradients (model.md sections 1 and 3). Threads share the cells;
+ * kernels/latent.c does the rest. */
 #include "backend/latent.h"
 
 #include "backend/cpu/state.h"
 #include "backend/cpu/strict.h"
-#include "backend/draws.h"
 #include "math/numerics.h"
 
-#include <math.h>
-#include <omp.h>
-
-/* The standard normals of four latent dimensions of a cell, from k (a multiple of 4) on. */
-static void noise4(const av_latent *latent, int64_t cell, uint32_t index, double out[4]) {
-  if (!latent->sample) {
-    out[0] = out[1] = out[2] = out[3] = 0.0;
-    return;
-  }
-  uint32_t words[4];
-  av_random4(words, latent->draw.seed, latent->draw.purpose, (uint64_t)cell, latent->draw.epoch,
-             index);
-  av_normals4(words, out);
+static av_latent_plan plan_of(const av_latent *latent) {
+  return (av_latent_plan){.n_latent = latent->n_latent,
+                          .stride = latent->stride,
+                          .sample = latent->sample,
+                          .simplex = latent->simplex,
+                          .kl_weight = (float)latent->kl_weight,
+                          .key = latent->draw.seed + ((uint64_t)latent->draw.purpose << 54),
+                          .epoch = latent->draw.epoch};
 }
 
-/* Standard normal of a cell's library. */
-static double library_noise(const av_latent *latent, int64_t cell) {
-  double noise[4];
-  noise4(latent, cell, AV_INDEX_LIBRARY, noise);
-  return noise[0];
-}
-
-/* Draw of one cell; returns KL(z). draw (K) is working space. */
-static double draw_z(const av_latent *latent, int64_t cell, const float *head, double *draw,
-                     float *z) {
-  const int64_t n_latent = latent->n_latent;
-  double noise[AV_NORMALS_PER_CALL];
-  double kl = 0.0;
-  for (int64_t k = 0; k < n_latent; ++k) {
-    if (k % AV_NORMALS_PER_CALL == 0) {
-      noise4(latent, cell, (uint32_t)(k / AV_NORMALS_PER_CALL), noise);
-    }
-    const double mean = (double)head[k];
-    const double variance = exp((double)head[n_latent + k]) + AV_VARIANCE_FLOOR;
-    draw[k] = mean + sqrt(variance) * noise[k % AV_NORMALS_PER_CALL];
-    z[k] = (float)draw[k];
-    kl += 0.5 * (variance + mean * mean - 1.0 - log(variance));
+/* The draw z (K) of a cell becomes its softmax; space (K). */
+static void to_simplex(int64_t n, float *z, double *space) {
+  for (int64_t k = 0; k < n; ++k) {
+    space[k] = (double)z[k];
   }
-  if (latent->simplex) {
-    av_softmax(n_latent, draw);
-    for (int64_t k = 0; k < n_latent; ++k) {
-      z[k] = (float)draw[k];
-    }
+  av_softmax(n, space);
+  for (int64_t k = 0; k < n; ++k) {
+    z[k] = (float)space[k];
   }
-  return kl;
-}
-
-/* The same of log library; prior: mean, variance. */
-static double draw_l(const av_latent *latent, int64_t cell, const float *head, const double *prior,
-                     float *l) {
-  const double mean = (double)head[0];
-  const double variance = exp((double)head[1]) + AV_VARIANCE_FLOOR;
-  const double off = mean - prior[0];
-  *l = (float)(mean + sqrt(variance) * library_noise(latent, cell));
-  return 0.5 * (log(prior[1] / variance) - 1.0 + (variance + off * off) / prior[1]);
 }
 
 void av_cpu_latent_draw(av_backend *be, const av_batch *batch, const av_latent *latent,
@@ -75,22 +37,33 @@ void av_cpu_latent_draw(av_backend *be, const av_batch *batch, const av_latent *
   float *z = av_floats(z_);
   float *l = av_floats(l_);
   const int64_t continuous = latent->stride - n_latent;
+  const av_kernels *kernels = av_kernels_of(be);
+  const av_latent_plan plan = plan_of(latent);
   double *kl = av_scratch(be, AV_SLOT_LOSS, 2 * batch->n, sizeof *kl);
-  double *draws = av_scratch(be, AV_SLOT_ROWS, be->threads * n_latent, sizeof *draws);
+  double *spaces = av_scratch(be, AV_SLOT_ROWS, be->threads * n_latent, sizeof *spaces);
 #pragma omp parallel for schedule(static) num_threads(be->threads)
-  for (int64_t i = 0; i < batch->n; ++i) {
-    const int64_t cell = batch->cell[i];
-    float *row = z + i * latent->stride;
-    kl[2 * i] = draw_z(latent, cell, z_head + i * 2 * n_latent,
-                       draws + omp_get_thread_num() * n_latent, row);
-    for (int64_t c = 0; c < continuous; ++c) {
-      row[n_latent + c] = batch->continuous[i * continuous + c];
-    }
-    kl[2 * i + 1] = 0.0;
+  for (int part = 0; part < be->threads; ++part) {
+    int64_t begin = 0;
+    int64_t end = 0;
+    av_slice(batch->n, AV_ROW_BLOCK, part, be->threads, &begin, &end);
+    kernels->latent_draw(&plan, end - begin, batch->cell + begin, z_head + begin * 2 * n_latent,
+                         z + begin * latent->stride, kl + 2 * begin);
     if (latent->latent_library) {
-      kl[2 * i + 1] = draw_l(latent, cell, l_head + 2 * i, prior + 2 * batch->code[i], l + i);
-    } else {
-      l[i] = (float)batch->log_size[i];
+      kernels->library_draw(&plan, end - begin, batch->cell + begin, batch->code + begin,
+                            l_head + 2 * begin, prior, l + begin, kl + 2 * begin);
+    }
+    for (int64_t i = begin; i < end; ++i) {
+      float *row = z + i * latent->stride;
+      if (latent->simplex) {
+        to_simplex(n_latent, row, spaces + part * n_latent);
+      }
+      for (int64_t c = 0; c < continuous; ++c) {
+        row[n_latent + c] = batch->continuous[i * continuous + c];
+      }
+      if (!latent->latent_library) {
+        l[i] = (float)batch->log_size[i];
+        kl[2 * i + 1] = 0.0;
+      }
     }
   }
   double *losses = av_doubles(losses_);
@@ -98,45 +71,6 @@ void av_cpu_latent_draw(av_backend *be, const av_batch *batch, const av_latent *
     losses[AV_LOSS_KL_Z] += be->strict ? av_strict_loss(kl[2 * i]) : kl[2 * i];
     losses[AV_LOSS_KL_L] += be->strict ? av_strict_loss(kl[2 * i + 1]) : kl[2 * i + 1];
   }
-}
-
-/* dz through the softmax whose result is z (K): component k is z_k (dz_k - across). */
-static double simplex_across(int64_t n, const float *z, const float *dz) {
-  double across = 0.0;
-  for (int64_t k = 0; k < n; ++k) {
-    across += (double)z[k] * (double)dz[k];
-  }
-  return across;
-}
-
-static void grad_z(const av_latent *latent, int64_t cell, const float *head, const float *z,
-                   const float *dz, float *dhead) {
-  const int64_t n_latent = latent->n_latent;
-  const double across = latent->simplex ? simplex_across(n_latent, z, dz) : 0.0;
-  double noise[AV_NORMALS_PER_CALL];
-  for (int64_t k = 0; k < n_latent; ++k) {
-    if (k % AV_NORMALS_PER_CALL == 0) {
-      noise4(latent, cell, (uint32_t)(k / AV_NORMALS_PER_CALL), noise);
-    }
-    const double d = latent->simplex ? (double)z[k] * ((double)dz[k] - across) : (double)dz[k];
-    const double spread = exp((double)head[n_latent + k]);
-    const double variance = spread + AV_VARIANCE_FLOOR;
-    const double dvariance = d * noise[k % AV_NORMALS_PER_CALL] / (2.0 * sqrt(variance)) +
-                             latent->kl_weight * 0.5 * (1.0 - 1.0 / variance);
-    dhead[k] = (float)(d + latent->kl_weight * (double)head[k]);
-    dhead[n_latent + k] = (float)(dvariance * spread);
-  }
-}
-
-static void grad_l(const av_latent *latent, int64_t cell, const float *head, const double *prior,
-                   float dl, float *dhead) {
-  const double d = (double)dl;
-  const double spread = exp((double)head[1]);
-  const double variance = spread + AV_VARIANCE_FLOOR;
-  const double dvariance = d * library_noise(latent, cell) / (2.0 * sqrt(variance)) +
-                           0.5 * (1.0 / prior[1] - 1.0 / variance);
-  dhead[0] = (float)(d + ((double)head[0] - prior[0]) / prior[1]);
-  dhead[1] = (float)(dvariance * spread);
 }
 
 void av_cpu_latent_grad(av_backend *be, const av_batch *batch, const av_latent *latent,
@@ -152,13 +86,19 @@ void av_cpu_latent_grad(av_backend *be, const av_batch *batch, const av_latent *
   const float *dl = av_const_floats(dl_);
   float *dz_head = av_floats(dz_head_);
   float *dl_head = av_floats(dl_head_);
+  const av_kernels *kernels = av_kernels_of(be);
+  const av_latent_plan plan = plan_of(latent);
 #pragma omp parallel for schedule(static) num_threads(be->threads)
-  for (int64_t i = 0; i < batch->n; ++i) {
-    const int64_t cell = batch->cell[i];
-    grad_z(latent, cell, z_head + i * 2 * n_latent, z + i * latent->stride, dz + i * latent->stride,
-           dz_head + i * 2 * n_latent);
+  for (int part = 0; part < be->threads; ++part) {
+    int64_t begin = 0;
+    int64_t end = 0;
+    av_slice(batch->n, AV_ROW_BLOCK, part, be->threads, &begin, &end);
+    kernels->latent_grad(&plan, end - begin, batch->cell + begin, z_head + begin * 2 * n_latent,
+                         z + begin * latent->stride, dz + begin * latent->stride,
+                         dz_head + begin * 2 * n_latent);
     if (latent->latent_library) {
-      grad_l(latent, cell, l_head + 2 * i, prior + 2 * batch->code[i], dl[i], dl_head + 2 * i);
+      kernels->library_grad(&plan, end - begin, batch->cell + begin, batch->code + begin,
+                            l_head + 2 * begin, prior, dl + begin, dl_head + 2 * begin);
     }
   }
 }

@@ -35,14 +35,13 @@ void av_cpu_moments(av_backend *be, const av_batch *batch, int64_t n, const av_r
     int64_t begin = 0;
     int64_t end = 0;
     av_slice(n, 16, part, be->threads, &begin, &end);
-    for (int64_t i = 0; i < batch->n && begin < end; ++i) {
+    for (int64_t i = 0; i < batch->n && begin < end && be->strict; ++i) {
       const float *row = x + i * n + begin;
-      if (be->strict) {
-        kernels->add_row_exact(end - begin, row, magic + begin, sum + begin);
-        kernels->add_squares_exact(end - begin, row, magic + n + begin, squares + begin);
-      } else {
-        kernels->moments_row(end - begin, row, sum + begin, squares + begin);
-      }
+      kernels->add_row_exact(end - begin, row, magic + begin, sum + begin);
+      kernels->add_squares_exact(end - begin, row, magic + n + begin, squares + begin);
+    }
+    if (begin < end && !be->strict) {
+      kernels->moments(batch->n, end - begin, n, x + begin, sum + begin, squares + begin);
     }
   }
 }
@@ -51,34 +50,15 @@ void av_cpu_moments(av_backend *be, const av_batch *batch, int64_t n, const av_r
  * always where no running statistics are given, as on the way back), else from running ones. */
 static av_norm_columns prepare(av_backend *be, const av_norm *norm, const double *moments,
                                const float *running, const float *gamma, const float *beta) {
+  const av_kernels *kernels = av_kernels_of(be);
   const int64_t n = norm->n;
   float *space = av_scratch(be, AV_SLOT_COLUMNS, 2 * n, sizeof *space);
-  for (int64_t j = 0; j < n; ++j) {
-    double mean = 0.0;
-    double variance = 0.0;
-    if (norm->training || running == NULL) {
-      av_batch_moments(moments, n, j, norm->n_cells, &mean, &variance);
-    } else {
-      mean = (double)running[j];
-      variance = (double)running[n + j];
-    }
-    space[j] = (float)mean;
-    space[n + j] = (float)(1.0 / sqrt(variance + AV_NORM_EPS));
+  if (norm->training || running == NULL) {
+    kernels->columns_of_moments(n, moments, norm->n_cells, space, space + n);
+  } else {
+    kernels->columns_of_running(n, running, space, space + n);
   }
   return (av_norm_columns){.mean = space, .inv_sigma = space + n, .gamma = gamma, .beta = beta};
-}
-
-static void move_running(const av_norm *norm, const double *moments, float *running) {
-  for (int64_t j = 0; j < norm->n; ++j) {
-    double mean = 0.0;
-    double variance = 0.0;
-    av_batch_moments(moments, norm->n, j, norm->n_cells, &mean, &variance);
-    float *running_mean = running + j;
-    float *running_variance = running + norm->n + j;
-    const double unbiased = av_unbiased(variance, norm->n_cells);
-    *running_mean += (float)(AV_NORM_MOMENTUM * (mean - (double)*running_mean));
-    *running_variance += (float)(AV_NORM_MOMENTUM * (unbiased - (double)*running_variance));
-  }
 }
 
 static bool drops(const av_norm *norm) { return norm->training && norm->dropout > 0.0; }
@@ -116,7 +96,7 @@ void av_cpu_norm_act(av_backend *be, const av_batch *batch, const av_norm *norm,
                       av_const_floats(gamma), av_const_floats(beta));
   }
   if (norm->batch_norm && norm->training) {
-    move_running(norm, av_const_doubles(moments), av_floats(running));
+    kernels->move_running(norm->n, av_const_doubles(moments), norm->n_cells, av_floats(running));
   }
   const av_dropout_plan dropout = dropout_plan(norm);
 #pragma omp parallel for schedule(static) num_threads(be->threads)
@@ -205,10 +185,9 @@ static void sums_plain(av_backend *be, const av_batch *batch, const av_norm *nor
     av_slice(n, 16, part, be->threads, &begin, &end);
     const av_norm_columns slice = {.mean = columns->mean + begin,
                                    .inv_sigma = columns->inv_sigma + begin};
-    for (int64_t i = 0; i < batch->n && begin < end; ++i) {
-      const int64_t at = i * n + begin;
-      kernels->norm_sums_row(end - begin, &slice, norm->relu, scale, x + at, y + at, dy + at,
-                             sum + begin, sum + n + begin);
+    if (begin < end) {
+      kernels->norm_sums(batch->n, end - begin, n, &slice, norm->relu, scale, x + begin, y + begin,
+                         dy + begin, sum + begin, sum + n + begin);
     }
   }
 }

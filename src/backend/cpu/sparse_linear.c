@@ -1,21 +1,13 @@
-/* First layer over sparse counts (model.md section 5): one CSR x dense product, and its weight
- * gradient gene by gene over the genes present in the minibatch. */
-#include "backend/cpu/state.h"
+/* First layer over sparse counts (model.md section 5): one sparse x dense product, cell by cell,
+ * and its weight gradient, gene by gene over tiles of the minibatch (kernels/sparse.c). Threads
+ * share columns and rows forward, genes backward. */
+#include "backend/cpu/by_gene.h"
 #include "backend/cpu/strict.h"
 
+#include <omp.h>
 #include <string.h>
 
-/* Threads as a grid of column slices x parts of the rows: a slice of the weights stays in one
- * core's second-level cache. */
-static int column_parts(int threads, int64_t n) {
-  int parts = 1;
-  for (int candidate = 2; candidate <= threads; ++candidate) {
-    if (threads % candidate == 0 && n / candidate >= 64) {
-      parts = candidate;
-    }
-  }
-  return parts;
-}
+enum { TILE_SIZE = AV_TILE_ROWS * AV_TILE_COLUMNS };
 
 /* out (n) += the cell's covariates times their columns of w (C + O, .; row stride). */
 static void add_covariates(const av_kernels *kernels, const av_batch *batch, int64_t i,
@@ -27,58 +19,72 @@ static void add_covariates(const av_kernels *kernels, const av_batch *batch, int
   av_add_places(kernels, &columns, i, n, w + continuous * stride, stride, out);
 }
 
+/* Whether a part of `rows` rows should work on a copy of its columns of w, which by themselves lie
+ * in all sets of a cache: where they fit the second level and enough rows share them. */
+static bool worth_copying(const av_batch *batch, int64_t rows, int64_t n) {
+  enum { ROWS = 256, BYTES = 1 << 20 };
+  const int64_t bytes = batch->dataset->n_genes * AV_TILE_COLUMNS * (int64_t)sizeof(float);
+  return rows >= ROWS && bytes <= BYTES && n > AV_TILE_COLUMNS;
+}
+
+typedef struct first_layer {
+  const av_batch *batch;
+  const float *value; /* f(counts) */
+  bool covariates;
+  int64_t n;
+  const float *w, *bias;
+  float *y;
+} first_layer;
+
+/* Columns [begin, begin + width) of rows [row_begin, row_end). copy (G, AV_TILE_COLUMNS): room for
+ * those columns of w, or NULL. */
+static void forward_columns(const av_kernels *kernels, const first_layer *layer, int64_t row_begin,
+                            int64_t row_end, int64_t begin, int64_t width, float *copy) {
+  const av_batch *batch = layer->batch;
+  const int64_t genes = batch->dataset->n_genes;
+  const int64_t n = layer->n;
+  for (int64_t g = 0; copy != NULL && g < genes; ++g) {
+    memcpy(copy + g * AV_TILE_COLUMNS, layer->w + g * n + begin, (size_t)width * sizeof *copy);
+  }
+  const float *from = copy != NULL ? copy : layer->w + begin;
+  const int64_t stride = copy != NULL ? AV_TILE_COLUMNS : n;
+  for (int64_t i = row_begin; i < row_end; ++i) {
+    const int64_t first = batch->row_start[i];
+    float *out = layer->y + i * n + begin;
+    memcpy(out, layer->bias + begin, (size_t)width * sizeof *out);
+    kernels->weighted_rows(batch->row_start[i + 1] - first, batch->gene + first,
+                           layer->value + first, from, stride, width, out);
+    if (layer->covariates) {
+      add_covariates(kernels, batch, i, layer->w + genes * n + begin, n, width, out);
+    }
+  }
+}
+
 void av_cpu_sparse_linear(av_backend *be, const av_batch *batch, bool log1p, bool covariates,
-                          int64_t n, const av_real *w_, const av_real *bias_, av_real *y_) {
-  const av_kernels *kernels = av_kernels_of(be);
-  const float *w = av_const_floats(w_);
-  const float *bias = av_const_floats(bias_);
-  const float *value = log1p ? batch->log1p : batch->value;
-  float *y = av_floats(y_);
-  const int columns = column_parts(be->threads, n);
-  const int rows = be->threads / columns;
+                          int64_t n, const av_real *w, const av_real *bias, av_real *y) {
+  const first_layer layer = {.batch = batch,
+                             .value = log1p ? batch->log1p : batch->value,
+                             .covariates = covariates,
+                             .n = n,
+                             .w = av_const_floats(w),
+                             .bias = av_const_floats(bias),
+                             .y = av_floats(y)};
+  const int64_t slices = (n + AV_TILE_COLUMNS - 1) / AV_TILE_COLUMNS;
+  const int64_t parts = (be->threads + slices - 1) / slices; /* of the rows */
+  const int64_t size = batch->dataset->n_genes * AV_TILE_COLUMNS;
+  float *copies = worth_copying(batch, batch->n / parts, n)
+                      ? av_scratch(be, AV_SLOT_TILE, be->threads * size, sizeof *copies)
+                      : NULL;
 #pragma omp parallel for schedule(static) num_threads(be->threads)
-  for (int part = 0; part < be->threads; ++part) {
-    int64_t begin = 0;
-    int64_t end = 0;
+  for (int64_t unit = 0; unit < slices * parts; ++unit) {
+    const int64_t begin = unit / parts * AV_TILE_COLUMNS;
     int64_t row_begin = 0;
     int64_t row_end = 0;
-    av_slice(n, 16, part % columns, columns, &begin, &end);
-    av_slice(batch->n, 1, part / columns, rows, &row_begin, &row_end);
-    for (int64_t i = row_begin; i < row_end; ++i) {
-      const int64_t first = batch->row_start[i];
-      float *out = y + i * n + begin;
-      memcpy(out, bias + begin, (size_t)(end - begin) * sizeof *out);
-      kernels->weighted_rows(batch->row_start[i + 1] - first, batch->gene + first, value + first,
-                             w + begin, n, end - begin, out);
-      if (covariates) {
-        add_covariates(kernels, batch, i, w + batch->dataset->n_genes * n + begin, n, end - begin,
-                       out);
-      }
-    }
+    av_slice(batch->n, 1, (int)(unit % parts), (int)parts, &row_begin, &row_end);
+    forward_columns(av_kernels_of(be), &layer, row_begin, row_end, begin,
+                    n - begin < AV_TILE_COLUMNS ? n - begin : AV_TILE_COLUMNS,
+                    copies == NULL ? NULL : copies + omp_get_thread_num() * size);
   }
-}
-
-/* First gene whose entries begin at or after `entry`. */
-static int64_t gene_from(const av_gene_lists *lists, int64_t genes, int64_t entry) {
-  int64_t low = 0;
-  int64_t high = genes;
-  while (low < high) {
-    const int64_t middle = low + (high - low) / 2;
-    if (lists->start[middle] < entry) {
-      low = middle + 1;
-    } else {
-      high = middle;
-    }
-  }
-  return low;
-}
-
-/* Genes of one part, parts holding about equal numbers of entries. */
-static void gene_slice(const av_gene_lists *lists, int64_t genes, int part, int parts,
-                       int64_t *begin, int64_t *end) {
-  const int64_t entries = lists->start[genes];
-  *begin = part == 0 ? 0 : gene_from(lists, genes, entries * part / parts);
-  *end = part + 1 == parts ? genes : gene_from(lists, genes, entries * (part + 1) / parts);
 }
 
 /* Column sums of dy, and the covariates' rows of dw: covariate_dw (C + O, n), or NULL. */
@@ -146,9 +152,34 @@ static void bias_grad_strict(av_backend *be, const av_batch *batch, int64_t n, c
   }
 }
 
+/* What a thread works with: a tile's gradients, 64 columns, then its counts by gene. */
+static int64_t thread_bytes(const av_batch *batch) {
+  return TILE_SIZE * (int64_t)sizeof(float) + av_by_gene_bytes(batch);
+}
+
+/* dw of genes [gene_begin, gene_end) += those of the tile of rows [begin, end). */
+static void tile_grad(av_backend *be, const av_batch *batch, const float *value, int64_t begin,
+                      int64_t end, int64_t gene_begin, int64_t gene_end, int64_t n, const float *dy,
+                      const double *magic, av_grad *dw, void *space) {
+  const av_kernels *kernels = av_kernels_of(be);
+  float *tile = space;
+  const av_sparse_part part =
+      av_by_gene(batch, value, begin, end, gene_begin, gene_end, tile + TILE_SIZE);
+  for (int64_t j = 0; j < n; j += AV_TILE_COLUMNS) {
+    const int64_t width = n - j < AV_TILE_COLUMNS ? n - j : AV_TILE_COLUMNS;
+    for (int64_t i = begin; i < end; ++i) {
+      memcpy(tile + (i - begin) * AV_TILE_COLUMNS, dy + i * n + j, (size_t)width * sizeof *tile);
+    }
+    if (be->strict) {
+      kernels->sparse_backward_exact(&part, tile, n, width, magic + j, av_doubles(dw) + j);
+    } else {
+      kernels->sparse_backward(&part, tile, n, width, av_floats(dw) + j);
+    }
+  }
+}
+
 void av_cpu_sparse_linear_grad(av_backend *be, const av_batch *batch, bool log1p, bool covariates,
                                int64_t n, const av_real *dy_, av_grad *dw, av_grad *dbias) {
-  const av_kernels *kernels = av_kernels_of(be);
   const float *dy = av_const_floats(dy_);
   const int64_t genes = batch->dataset->n_genes;
   void *covariate_dw = covariates ? av_backend_at(be, AV_GRAD, dw, genes * n) : NULL;
@@ -159,22 +190,16 @@ void av_cpu_sparse_linear_grad(av_backend *be, const av_batch *batch, bool log1p
   } else {
     bias_grad(be, batch, n, dy, av_floats(dbias), covariate_dw);
   }
-  const av_gene_lists *lists = av_batch_lists(be, batch, log1p);
+  const float *value = log1p ? batch->log1p : batch->value;
+  const int32_t *bounds = batch->data->gene_bounds;
+  const int64_t bytes = thread_bytes(batch);
+  char *space = av_scratch(be, AV_SLOT_TILE, be->threads, (size_t)bytes);
 #pragma omp parallel for schedule(static) num_threads(be->threads)
-  for (int part = 0; part < be->threads; ++part) {
-    int64_t begin = 0;
-    int64_t end = 0;
-    gene_slice(lists, genes, part, be->threads, &begin, &end);
-    for (int64_t g = begin; g < end; ++g) {
-      const int64_t first = lists->start[g];
-      const int64_t count = lists->start[g + 1] - first;
-      if (count > 0 && be->strict) {
-        kernels->weighted_rows_exact(count, lists->row + first, lists->value + first, dy, n, n,
-                                     magic, av_doubles(dw) + g * n);
-      } else if (count > 0) {
-        kernels->weighted_rows(count, lists->row + first, lists->value + first, dy, n, n,
-                               av_floats(dw) + g * n);
-      }
+  for (int thread = 0; thread < be->threads; ++thread) {
+    for (int64_t i = 0; i < batch->n && bounds[thread] < bounds[thread + 1]; i += AV_TILE_ROWS) {
+      const int64_t end = i + AV_TILE_ROWS < batch->n ? i + AV_TILE_ROWS : batch->n;
+      tile_grad(be, batch, value, i, end, bounds[thread], bounds[thread + 1], n, dy, magic, dw,
+                space + thread * bytes);
     }
   }
 }

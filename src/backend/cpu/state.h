@@ -14,7 +14,7 @@ static inline const double *av_const_doubles(const void *array) { return array; 
 
 /* Work areas that grow to the largest size asked for and then stay. */
 typedef enum av_slot {
-  AV_SLOT_LOSS,  /* a double or three a cell */
+  AV_SLOT_LOSS,  /* a few doubles a cell; sums or message counts of one call */
   AV_SLOT_TOP,   /* largest terms of columns */
   AV_SLOT_MAGIC, /* their quanta */
   AV_SLOT_LEFT,  /* rounded operands of exact products */
@@ -30,6 +30,7 @@ typedef enum av_slot {
   AV_SLOT_DECODE3, /* the same of the third, or dispersion gradients */
   AV_SLOT_THETA,
   AV_SLOT_CODES,
+  AV_SLOT_CODES2,
   AV_SLOT_FOLD,
   AV_SLOT_FOLD2,
   AV_SLOT_PAIRS,
@@ -41,8 +42,8 @@ typedef struct av_cpu {
   const av_kernels *kernels;
   void *scratch[AV_SLOTS];
   size_t scratch_bytes[AV_SLOTS];
-  MPI_Request *request;
-  int n_requests, max_requests;
+  struct av_pending *pending; /* sums by shares, those under way first (comm.c) */
+  int n_pending, max_pending;
 } av_cpu;
 
 static inline av_cpu *av_cpu_of(const av_backend *be) { return be->state; }
@@ -56,23 +57,24 @@ void *av_scratch(av_backend *be, av_slot slot, int64_t n, size_t size);
 /* Ends the run if `status` is an error. */
 void av_cpu_require(const av_backend *be, av_status status);
 
+/* What is known of a cell besides its counts. */
+typedef struct av_cell_facts {
+  double constant; /* sum of lgamma(x + 1) */
+  double total;    /* of the counts */
+  double log_size; /* log of the library or size factor */
+  float largest;   /* count */
+  int32_t code;    /* batch */
+} av_cell_facts;
+
 struct av_data {
   const av_dataset *dataset; /* borrowed */
+  av_cell_facts *cell;       /* (n_local) */
+  int32_t *gene_bounds;      /* (threads + 1) ranges of genes with about equal non-zeros */
 };
-
-/* The minibatch by gene: for gene g, entries [start[g], start[g + 1]) hold the rows in which it
- * occurs, increasing, and f(count). Made when first asked for after a selection. */
-typedef struct av_gene_lists {
-  enum { AV_LISTS_NONE, AV_LISTS_COUNT, AV_LISTS_LOG1P } holds;
-  int64_t *start; /* (G + 1) */
-  int32_t *row;
-  float *value;
-  int64_t *next;   /* (threads, G) while building */
-  int64_t *totals; /* (threads) */
-} av_gene_lists;
 
 struct av_batch {
   const av_dataset *dataset;
+  const av_data *data;
   int64_t max_rows;
   int64_t n;                       /* B */
   int64_t *row_start;              /* (n + 1) */
@@ -90,7 +92,6 @@ struct av_batch {
   double *constant;                /* (n) sum of lgamma(x + 1) */
   double *total;                   /* (n) sum of counts */
   float *largest;                  /* (n) largest count */
-  av_gene_lists *lists;
 };
 
 static inline av_cell_counts av_counts_of(const av_batch *batch, int64_t i) {
@@ -142,9 +143,6 @@ static inline int64_t av_panels(int64_t n) { return (n + AV_PANEL - 1) / AV_PANE
 /* Packs columns [0, n) of w (depth, n) into panels: packed (panels, depth, AV_PANEL). All threads.
  */
 void av_pack_panels(const av_backend *be, int64_t depth, int64_t n, const float *w, float *packed);
-
-/* The minibatch by gene (batch.c). */
-const av_gene_lists *av_batch_lists(av_backend *be, const av_batch *batch, bool log1p);
 
 /* Operations, by file. */
 av_status av_cpu_data_load(av_backend *be, const av_dataset *dataset, av_data **data);
@@ -202,7 +200,10 @@ av_status av_cpu_decode_output(av_backend *be, const av_batch *batch, const av_d
                                const av_real *x, const av_real *l, float *rho, float *mu);
 void av_cpu_adam(av_backend *be, const av_adam *adam, int64_t n, av_real *params, av_grad *grads,
                  av_real *m, av_real *v);
-void av_cpu_allreduce_begin(av_backend *be, av_kind kind, void *array, int64_t n);
-void av_cpu_allreduce_end(av_backend *be);
+void av_cpu_allreduce(av_backend *be, av_kind kind, void *array, int64_t n);
+void av_cpu_share_begin(av_backend *be, av_kind kind, void *array, int64_t n);
+void av_cpu_share_end(av_backend *be);
+void av_cpu_share_gather(av_backend *be, av_kind kind, void *array, int64_t n);
+void av_cpu_comm_free(av_cpu *cpu);
 
 #endif

@@ -5,13 +5,8 @@
 #include <string.h>
 
 void av_strict_maxima(av_backend *be, float *top, int64_t n) {
-  enum { PIECE = 1 << 26 };
-  while (be->comm->size > 1 && n > 0) {
-    const int now = n > PIECE ? PIECE : (int)n;
-    av_cpu_require(
-        be, AV_MPI(MPI_Allreduce(MPI_IN_PLACE, top, now, MPI_FLOAT, MPI_MAX, be->comm->mpi)));
-    top += now;
-    n -= now;
+  if (be->comm->size > 1) {
+    av_cpu_require(be, av_max_f32(be->comm, top, n));
   }
 }
 

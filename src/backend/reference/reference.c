@@ -144,8 +144,7 @@ static void ref_adam(av_backend *be, const av_adam *adam, int64_t n, av_real *pa
   }
 }
 
-/* Blocking: the reference has nothing to overlap with. */
-static void ref_allreduce_begin(av_backend *be, av_kind kind, void *array, int64_t n) {
+static void ref_allreduce(av_backend *be, av_kind kind, void *array, int64_t n) {
   (void)kind;
   const av_status status = av_sum_f64(be->comm, doubles(array), n);
   if (status != AV_OK) {
@@ -153,7 +152,27 @@ static void ref_allreduce_begin(av_backend *be, av_kind kind, void *array, int64
   }
 }
 
-static void ref_allreduce_end(av_backend *be) { (void)be; }
+/* Shares by way of sums of everything: the reference has nothing to overlap with. */
+static void keep_own_share(av_backend *be, double *array, int64_t n) {
+  const int rank = be->comm->rank;
+  for (int64_t i = 0; i < n; ++i) {
+    if (i < av_share_first(be->comm, n, rank) || i >= av_share_first(be->comm, n, rank + 1)) {
+      array[i] = 0.0;
+    }
+  }
+}
+
+static void ref_share_begin(av_backend *be, av_kind kind, void *array, int64_t n) {
+  ref_allreduce(be, kind, array, n);
+  keep_own_share(be, array, n);
+}
+
+static void ref_share_end(av_backend *be) { (void)be; }
+
+static void ref_share_gather(av_backend *be, av_kind kind, void *array, int64_t n) {
+  keep_own_share(be, array, n);
+  ref_allreduce(be, kind, array, n);
+}
 
 const av_backend_ops av_backend_reference = {
     .name = "reference",
@@ -188,6 +207,8 @@ const av_backend_ops av_backend_reference = {
     .decode_cells = ref_decode_cells,
     .decode_output = ref_decode_output,
     .adam = ref_adam,
-    .allreduce_begin = ref_allreduce_begin,
-    .allreduce_end = ref_allreduce_end,
+    .allreduce = ref_allreduce,
+    .share_begin = ref_share_begin,
+    .share_end = ref_share_end,
+    .share_gather = ref_share_gather,
 };

@@ -17,7 +17,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { AV_PANEL = 32, AV_ROW_BLOCK = 8, AV_FOLD = 64 };
+enum { AV_PANEL = 32, AV_ROW_BLOCK = 8, AV_FOLD = 64, AV_FOLD_LANES = 8, AV_TILE_COLUMNS = 64 };
 
 /* Dispersion of one row of genes, prepared once a call (padded): theta = exp(px_r) kept inside
  * [1e-37, 1e30], where the loss no longer depends on it in float; inverse = 1 / (theta + 1e-8). */
@@ -39,6 +39,22 @@ typedef struct av_cell_counts {
   const float *value;
 } av_cell_counts;
 
+/* Part of a minibatch by gene (../by_gene.h): run r holds entries [run[r].first, run[r + 1].first),
+ * the rows of the tile in which gene run[r].gene occurs, increasing, and f(count). Genes increase.
+ */
+typedef struct av_sparse_entry {
+  float value;
+  int32_t row;
+} av_sparse_entry;
+typedef struct av_sparse_run {
+  int32_t gene, first;
+} av_sparse_run;
+typedef struct av_sparse_part {
+  int64_t n_runs;
+  const av_sparse_run *run; /* (n_runs + 1) */
+  const av_sparse_entry *entry;
+} av_sparse_part;
+
 /* Larger counts leave the loss of nb_counts and zinb_counts to the caller, who adds it in double:
  * its terms are of the order x log x and cancel. Their gradients are there. */
 #define AV_LARGE_COUNT 256.0f
@@ -56,6 +72,15 @@ typedef struct av_norm_columns {
   const float *mean, *inv_sigma, *gamma, *beta;
 } av_norm_columns;
 
+/* The latent draws of one pass. */
+typedef struct av_latent_plan {
+  int64_t n_latent, stride; /* of rows of z and dz */
+  bool sample, simplex;
+  float kl_weight;
+  uint64_t key; /* of Philox: seed and purpose */
+  uint32_t epoch;
+} av_latent_plan;
+
 typedef struct av_adam_step {
   float scale, weight_decay;
   float shrink;                     /* lr * decoupled weight decay */
@@ -69,16 +94,20 @@ typedef struct av_adam_step {
 #define AV_KERNEL_LIST(K)                                                                          \
   /* sparse.c */                                                                                   \
   K(void, log1p_row, (int64_t n, const float *x, float *y))                                        \
+  K(void, expand_row,                                                                              \
+    (int64_t n, const uint16_t *gene, const uint8_t *value, int32_t *to_gene, float *to_value))    \
   K(void, weighted_rows,                                                                           \
     (int64_t count, const int32_t *index, const float *value, const float *rows, int64_t stride,   \
      int64_t n, float *out))                                                                       \
-  K(void, weighted_rows_exact,                                                                     \
-    (int64_t count, const int32_t *index, const float *value, const float *rows, int64_t stride,   \
-     int64_t n, const double *magic, double *out))                                                 \
+  K(void, sparse_backward,                                                                         \
+    (const av_sparse_part *part, const float *dy, int64_t stride, int64_t n, float *dw))           \
+  K(void, sparse_backward_exact,                                                                   \
+    (const av_sparse_part *part, const float *dy, int64_t stride, int64_t n, const double *magic,  \
+     double *dw))                                                                                  \
   /* dense.c */                                                                                    \
   K(void, panel_product,                                                                           \
     (int64_t rows, int64_t depth, const float *x, int64_t x_stride, int64_t panels,                \
-     const float *packed, float *y, int64_t y_stride))                                             \
+     const float *packed, const float *const *start, float *y, int64_t y_stride))                  \
   K(void, panel_dots,                                                                              \
     (int64_t rows, int64_t depth, int64_t panels, const float *d, int64_t d_stride,                \
      const float *packed, bool add, float *out, int64_t out_stride, float *lanes))                 \
@@ -87,6 +116,16 @@ typedef struct av_adam_step {
      int64_t d_stride, int64_t n, float *dw, int64_t stride))                                      \
   K(void, sum_rows, (int64_t rows, const float *d, int64_t d_stride, int64_t n, float *out))       \
   K(void, add_row, (int64_t n, const float *x, float *y))                                          \
+  /* layer.c */                                                                                    \
+  K(void, layer_pack,                                                                              \
+    (int64_t depth, int64_t n, int64_t begin, int64_t end, const float *w, int64_t depth_stride,   \
+     int64_t stride, float *packed))                                                               \
+  K(void, layer_product,                                                                           \
+    (int64_t rows, int64_t depth, const float *x, int64_t x_stride, int64_t n,                     \
+     const float *packed, const float *bias, float *y, int64_t y_stride))                          \
+  K(void, layer_outer,                                                                             \
+    (int64_t rows, int64_t m, const float *x, int64_t x_stride, int64_t n, const float *d,         \
+     int64_t d_stride, float *dw, int64_t stride))                                                 \
   /* likelihood.c */                                                                               \
   K(void, theta_row, (int64_t n, const float *px_r, float *theta, float *inverse))                 \
   K(float, row_max, (int64_t n, const float *x))                                                   \
@@ -119,13 +158,31 @@ typedef struct av_adam_step {
   K(void, norm_grad_row,                                                                           \
     (int64_t n, const av_norm_columns *columns, bool masked, float scale, const float *c0,         \
      const float *c1, const float *x, const float *y, const float *dy, float *dx))                 \
-  K(void, norm_sums_row,                                                                           \
-    (int64_t n, const av_norm_columns *columns, bool masked, float scale, const float *x,          \
-     const float *y, const float *dy, double *sum, double *product))                               \
+  K(void, norm_sums,                                                                               \
+    (int64_t rows, int64_t n, int64_t stride, const av_norm_columns *columns, bool masked,         \
+     float scale, const float *x, const float *y, const float *dy, double *sum, double *product))  \
   K(void, norm_terms_row,                                                                          \
     (int64_t n, const av_norm_columns *columns, bool masked, float scale, const float *x,          \
      const float *y, const float *dy, float *d, float *product))                                   \
-  K(void, moments_row, (int64_t n, const float *x, double *sum, double *squares))                  \
+  K(void, moments,                                                                                 \
+    (int64_t rows, int64_t n, int64_t stride, const float *x, double *sum, double *squares))       \
+  K(void, columns_of_moments,                                                                      \
+    (int64_t n, const double *moments, int64_t n_cells, float *mean, float *inv_sigma))            \
+  K(void, columns_of_running, (int64_t n, const float *running, float *mean, float *inv_sigma))    \
+  K(void, move_running, (int64_t n, const double *moments, int64_t n_cells, float *running))       \
+  /* latent.c: n cells, numbers `cell`; kl (n, 2): of z, of l; prior: rows `code` of a table */    \
+  K(void, latent_draw,                                                                             \
+    (const av_latent_plan *plan, int64_t n, const int64_t *cell, const float *head, float *z,      \
+     double *kl))                                                                                  \
+  K(void, latent_grad,                                                                             \
+    (const av_latent_plan *plan, int64_t n, const int64_t *cell, const float *head,                \
+     const float *z, const float *dz, float *dhead))                                               \
+  K(void, library_draw,                                                                            \
+    (const av_latent_plan *plan, int64_t n, const int64_t *cell, const int32_t *code,              \
+     const float *head, const double *prior, float *l, double *kl))                                \
+  K(void, library_grad,                                                                            \
+    (const av_latent_plan *plan, int64_t n, const int64_t *cell, const int32_t *code,              \
+     const float *head, const double *prior, const float *dl, float *dhead))                       \
   /* fold.c: AV_FOLD genes of the linear decoder's BatchNorm, (., AV_FOLD) arrays of doubles */    \
   K(void, fold_covariance,                                                                         \
     (int64_t k, int64_t present, const double *zz, const double *zs, const double *share,          \
@@ -137,7 +194,17 @@ typedef struct av_adam_step {
     (int64_t width, const double *mean_u, const double *w, const double *cw, double *mean,         \
      double *variance))                                                                            \
   K(void, fold_products,                                                                           \
-    (int64_t rows, int64_t width, const double *left, const double *w, double *out))               \
+    (int64_t rows, int64_t width, const double *left, const double *w, double *lanes))             \
+  K(void, fold_take, (int64_t n, const float *from, double *out))                                  \
+  K(void, fold_add, (int64_t n, const double *x, float *to))                                       \
+  K(void, fold_factors,                                                                            \
+    (int64_t n, const double *mean, const double *variance, const float *gamma, const float *beta, \
+     float *factor, float *shift, float *inv_sigma))                                               \
+  K(void, fold_gradients,                                                                          \
+    (int64_t width, int64_t n_cells, const double *mean_u, const double *w, const double *cw,      \
+     const double *s, const double *gamma, const double *inv_sigma, double *p, double *dgamma,     \
+     double *weight))                                                                              \
+  K(void, fold_weigh, (int64_t k, const double *weight, const double *w, double *out))             \
   /* exact.c */                                                                                    \
   K(void, max_abs_row, (int64_t n, const float *x, float *top))                                    \
   K(void, add_row_exact, (int64_t n, const float *x, const double *magic, double *y))              \
