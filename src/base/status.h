@@ -4,7 +4,8 @@
  * with av_fail(), which keeps the text; callers pass the code up with AV_TRY and add nothing.
  * Nothing is printed until main() does so, once, on one rank. The text is the process's: one thread
  * at a time may call what is below. Threads that can fail (io/read_raw.c) call it under a lock of
- * theirs, and none once one of them has failed; the others report through return values. See also av_agree() in base/comm.h.
+ * theirs, and none once one of them has failed; the others report through return values. See also
+ * av_agree() in base/comm.h.
  */
 #ifndef AV_BASE_STATUS_H
 #define AV_BASE_STATUS_H

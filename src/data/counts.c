@@ -11,6 +11,8 @@ void av_counts_free(av_counts *counts) {
   *counts = (av_counts){0};
 }
 
+static int64_t gene_bytes(const av_counts *counts) { return counts->wide_genes ? 4 : 2; }
+
 static int64_t value_bytes(av_count_kind kind) {
   return kind == AV_COUNT_U8 ? 1 : kind == AV_COUNT_U16 ? 2 : (int64_t)sizeof(float);
 }
@@ -19,9 +21,23 @@ int64_t av_counts_bytes(const av_counts *counts) {
   if (counts->row_start == NULL) {
     return 0;
   }
-  const int64_t entry = (counts->wide_genes ? 4 : 2) + value_bytes(counts->kind);
+  const int64_t entry = gene_bytes(counts) + value_bytes(counts->kind);
   return (counts->n_rows + 1) * (int64_t)sizeof(int64_t) + counts->n_nonzero * entry +
          counts->n_escaped * (int64_t)(sizeof(int64_t) + sizeof(double));
+}
+
+void av_counts_fetch(const av_counts *counts, int64_t row) {
+  enum { LINE = 64 };
+  const int64_t begin = counts->row_start[row];
+  const int64_t end = counts->row_start[row + 1];
+  const int64_t of_gene = gene_bytes(counts);
+  const int64_t of_value = value_bytes(counts->kind);
+  for (int64_t at = begin * of_gene; at < end * of_gene; at += LINE) {
+    __builtin_prefetch((const char *)counts->gene + at);
+  }
+  for (int64_t at = begin * of_value; at < end * of_value; at += LINE) {
+    __builtin_prefetch((const char *)counts->value + at);
+  }
 }
 
 /* First escape at or after position `at`. */

@@ -38,6 +38,8 @@ int64_t av_counts_bytes(const av_counts *counts);
 /* Expands one row: gene (>= the row's length) and value receive its entries; returns their number.
  * Thread-safe. */
 int64_t av_counts_row(const av_counts *counts, int64_t row, int32_t *gene, float *value);
+/* Asks for the row's memory, for an av_counts_row soon after. */
+void av_counts_fetch(const av_counts *counts, int64_t row);
 /* Longest row. */
 int64_t av_counts_longest_row(const av_counts *counts);
 /* Sum of a row's values, exact while it is below 2^53. */

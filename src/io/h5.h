@@ -42,8 +42,8 @@ const char *av_h5_reason(void);
  * permission; also recognises 10x .h5, loom and .h5mu and says so (AV_BADDATA). */
 av_status av_h5_open_input(hid_t *file, const char *path);
 
-/* Opens the same file on all ranks, each by itself with the default driver, for independent reads of
- * slabs: nothing that HDF5 does afterwards waits for another rank or calls MPI, so that any one
+/* Opens the same file on all ranks, each by itself with the default driver, for independent reads
+ * of slabs: nothing that HDF5 does afterwards waits for another rank or calls MPI, so that any one
  * thread at a time may read. Collective. */
 av_status av_h5_open_parallel(hid_t *file, const av_comm *comm, const char *path);
 

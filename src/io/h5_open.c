@@ -259,8 +259,8 @@ av_status av_h5_open_input(hid_t *file, const char *path) {
 av_status av_h5_open_parallel(hid_t *file, const av_comm *comm, const char *path) {
   *file = -1;
   AV_TRY(av_agree(comm, check_path(path))); /* a file that not every node sees */
-  /* each rank alone: with all ranks in one open, one that cannot read would leave the others waiting
-   * inside HDF5 */
+  /* each rank alone: with all ranks in one open, one that cannot read would leave the others
+   * waiting inside HDF5 */
   *file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
   const av_status status = av_agree(comm, *file >= 0 ? AV_OK : fail_open_file(path));
   if (status != AV_OK) {

@@ -189,9 +189,10 @@ static bool has_no_filters(hid_t dataset) {
 
 /* Replaces `dataset` by the same one with a chunk cache of two chunks: neighbouring blocks share a
  * chunk, and one that holds everything (R) is decompressed once. At most 512 MiB, or one chunk if
- * that is larger (HDF5 has it in memory whole anyway while it decompresses). Values in a row without
- * filters get no cache: HDF5 then reads just what is asked for, where otherwise it takes the size of
- * a chunk from a record beside it, and reads past its memory if a damaged file has it too small. */
+ * that is larger (HDF5 has it in memory whole anyway while it decompresses). Values in a row
+ * without filters get no cache: HDF5 then reads just what is asked for, where otherwise it takes
+ * the size of a chunk from a record beside it, and reads past its memory if a damaged file has it
+ * too small. */
 static av_status widen_cache(hid_t *dataset, int n_dims, hid_t location, const char *link,
                              const char *what) {
   hsize_t chunk[2];

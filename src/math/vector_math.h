@@ -71,9 +71,8 @@ static inline float av_exp_minus_absf(float x) {
   return av_exp_core(t < -87.0f ? -87.0f : t);
 }
 
-/* log of 2^e * (1 + f), -0.3 < f < 0.42 */
-static inline float av_log_core(float f, float e) {
-  const float z = f * f;
+/* (log(1 + f) - f + f^2 / 2) / f^3, -0.3 < f < 0.42 */
+static inline float av_log_polynomial(float f) {
   float p = 7.0376836292e-2f;
   p = p * f - 1.1514610310e-1f;
   p = p * f + 1.1676998740e-1f;
@@ -83,7 +82,13 @@ static inline float av_log_core(float f, float e) {
   p = p * f + 2.0000714765e-1f;
   p = p * f - 2.4999993993e-1f;
   p = p * f + 3.3333331174e-1f;
-  float y = p * f * z;
+  return p;
+}
+
+/* log of 2^e * (1 + f), -0.3 < f < 0.42 */
+static inline float av_log_core(float f, float e) {
+  const float z = f * f;
+  float y = av_log_polynomial(f) * f * z;
   y = e * AV_LN2_LOW + y;
   y = y - 0.5f * z;
   return (f + y) + e * AV_LN2_HIGH;
@@ -127,18 +132,7 @@ static inline float av_log1pf(float x) {
 }
 
 /* log(1 + f) - f, -0.3 < f < 0.42: relative to itself as good as av_log_core. */
-static inline float av_log1p_rest(float f) {
-  float p = 7.0376836292e-2f;
-  p = p * f - 1.1514610310e-1f;
-  p = p * f + 1.1676998740e-1f;
-  p = p * f - 1.2420140846e-1f;
-  p = p * f + 1.4249322787e-1f;
-  p = p * f - 1.6668057665e-1f;
-  p = p * f + 2.0000714765e-1f;
-  p = p * f - 2.4999993993e-1f;
-  p = p * f + 3.3333331174e-1f;
-  return (p * f - 0.5f) * (f * f);
-}
+static inline float av_log1p_rest(float f) { return (av_log_polynomial(f) * f - 0.5f) * (f * f); }
 
 static inline float av_excessf(float x) {
   float m;

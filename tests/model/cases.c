@@ -42,8 +42,7 @@ static const rig_case cases[] = {
     {"encoded, first layer only", .encode = true, .shallow = true, .n_layers = 2, EVERY_COVARIATE},
     {"encoded, observed library", NB, .encode = true, .observed = true, EVERY_COVARIATE},
     {"encoded batches", .encode = true, .n_batches = 3, .n_layers = 3},
-    {"encoded, continuous alone", NB, .encode = true, .n_layers = 2,
-     .extras = {.n_continuous = 2}},
+    {"encoded, continuous alone", NB, .encode = true, .n_layers = 2, .extras = {.n_continuous = 2}},
     {"encoded, raw counts", .encode = true, .raw_counts = true,
      .extras = {.levels = {2, 2}, .n_continuous = 1}},
     {"encoded, nothing there", .encode = true, .n_layers = 2},
@@ -109,9 +108,9 @@ bool rig_case_has(const rig_case *c, bool linear) {
 }
 
 av_model_spec rig_case_spec(const rig_case *c, bool linear) {
-  av_model_spec spec = rig_spec(linear, c->likelihood, c->dispersion, !c->observed,
-                                c->n_layers > 0 ? c->n_layers : 1,
-                                c->n_batches > 0 ? c->n_batches : 1);
+  av_model_spec spec =
+      rig_spec(linear, c->likelihood, c->dispersion, !c->observed,
+               c->n_layers > 0 ? c->n_layers : 1, c->n_batches > 0 ? c->n_batches : 1);
   spec.simplex = c->ln;
   spec.log1p = !c->raw_counts;
   spec.encode_covariates = c->encode;

@@ -127,22 +127,7 @@ static void describe(av_batch *batch, int64_t i, int64_t row) {
 
 /* Asks for what expand will read: rows lie anywhere in memory. */
 static void fetch(const av_batch *batch, int64_t row) {
-  enum { LINE = 64 };
-  const av_counts *counts = &batch->dataset->counts;
-  const int64_t gene_bytes = counts->wide_genes ? 4 : 2;
-  const int64_t value_bytes = counts->kind == AV_COUNT_U8    ? 1
-                              : counts->kind == AV_COUNT_U16 ? 2
-                                                             : 4;
-  const int64_t begin = counts->row_start[row];
-  const int64_t end = counts->row_start[row + 1];
-  const char *gene = counts->gene;
-  const char *value = counts->value;
-  for (int64_t at = begin * gene_bytes; at < end * gene_bytes; at += LINE) {
-    __builtin_prefetch(gene + at);
-  }
-  for (int64_t at = begin * value_bytes; at < end * value_bytes; at += LINE) {
-    __builtin_prefetch(value + at);
-  }
+  av_counts_fetch(&batch->dataset->counts, row);
   __builtin_prefetch(&batch->data->cell[row]);
   __builtin_prefetch(batch->dataset->design.column + row * batch->n_factors);
 }

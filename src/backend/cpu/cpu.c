@@ -119,16 +119,12 @@ static void cpu_zero(av_backend *be, av_kind kind, void *array, int64_t n) {
 }
 
 void av_pack_panels(const av_backend *be, int64_t depth, int64_t n, const float *w, float *packed) {
-  const int64_t panels = av_panels(n);
 #pragma omp parallel for schedule(static) num_threads(be->threads)
-  for (int64_t p = 0; p < panels; ++p) {
-    const int64_t first = p * AV_PANEL;
-    const int64_t width = n - first < AV_PANEL ? n - first : AV_PANEL;
-    float *to = packed + p * depth * AV_PANEL;
-    for (int64_t k = 0; k < depth; ++k) {
-      memcpy(to + k * AV_PANEL, w + k * n + first, (size_t)width * sizeof *w);
-      memset(to + k * AV_PANEL + width, 0, (size_t)(AV_PANEL - width) * sizeof *w);
-    }
+  for (int part = 0; part < be->threads; ++part) {
+    int64_t begin = 0;
+    int64_t end = 0;
+    av_slice(depth, 1, part, be->threads, &begin, &end);
+    av_kernels_of(be)->layer_pack(depth, n, begin, end, w, n, 1, packed);
   }
 }
 

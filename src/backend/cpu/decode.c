@@ -52,7 +52,7 @@ static float *add_head(av_decode_run *run, const av_head *head) {
   float *space =
       av_scratch(run->be, packed[h], run->stride * (run->n_in + n_starts), sizeof *space);
   float *weights = space + n_starts * run->stride;
-#pragma omp parallel for schedule(static) num_threads(run->be->threads)
+#pragma omp parallel for schedule(static) num_threads(run->be->threads) if (n_starts > 1)
   for (int64_t s = 0; s < n_starts; ++s) {
     const float *more = n_starts > 1 ? made->w + (run->n_in + s) * run->genes : NULL;
     /* padding: logit -infinity, weight 0 in the softmax; zero inflation and px_r 0 */
