@@ -177,6 +177,14 @@ typedef struct av_backend_ops {
   /* [sum] dw += [f(counts), covariates]^T dy, dbias (n) += column sums of dy (B, n). */
   void (*sparse_linear_grad)(av_backend *be, const av_batch *batch, bool log1p, bool covariates,
                              int64_t n, const av_real *dy, av_grad *dw, av_grad *dbias);
+  /* sparse_linear_grad and adam's step in one, for the rows of counts of w, m and v (., n), whose
+   * gradients need not go through memory: those rows of dw must be 0 and stay so; its rows of
+   * covariates, and dbias, are added to as there. To the bits of both apart. For a rank that is
+   * alone, without adam->clip. False, and nothing done, where the backend does better, or can only
+   * do, without. */
+  bool (*sparse_linear_step)(av_backend *be, const av_batch *batch, bool log1p, bool covariates,
+                             int64_t n, const av_real *dy, const av_adam *adam, av_real *w,
+                             av_real *m, av_real *v, av_grad *dw, av_grad *dbias);
   /* y (B, n) = [x (B, m; row stride x_stride), one-hot if n_onehot = O > 0] w + bias;
    * w (m + n_onehot, n); bias (n) or NULL. */
   void (*linear)(av_backend *be, const av_batch *batch, int64_t m, int64_t n_onehot, int64_t n,

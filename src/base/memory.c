@@ -2,8 +2,10 @@
 
 #include "base/cgroup.h"
 
+#include <malloc.h>
 #include <stdarg.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,12 +48,25 @@ void *av_malloc(size_t n, size_t size) {
   return block;
 }
 
+/* Asks for huge pages for all pages of a block, not only for the whole ones within: pages of two
+ * kinds could not be moved by the kernel's tables when the block grows. */
+static void wish_huge(void *block) {
+  const size_t page = 4096;
+  char *const begin = (char *)block - (uintptr_t)block % page;
+  const size_t used = (size_t)((char *)block - begin) + malloc_usable_size(block);
+  (void)madvise(begin, (used + page - 1) / page * page, MADV_HUGEPAGE);
+}
+
 void *av_realloc(void *old, size_t n, size_t size) {
   size_t bytes = 0;
   if (__builtin_mul_overflow(n, size, &bytes)) {
     return NULL;
   }
-  return realloc(old, bytes == 0 ? 1 : bytes);
+  void *block = realloc(old, bytes == 0 ? 1 : bytes);
+  if (block != NULL && bytes >= 2 * (size_t)HUGE_PAGE) {
+    wish_huge(block);
+  }
+  return block;
 }
 
 char *av_strdup(const char *text) { return strdup(text); }

@@ -15,7 +15,8 @@ void *av_calloc(size_t n, size_t size);
 void *av_malloc(size_t n, size_t size);
 
 /* Growing array: n elements wanted, old contents kept; NULL on failure (the old block remains).
- * Plain malloc alignment. Free with free(). */
+ * Plain malloc alignment; large blocks get huge pages where the system gives them on request. Free
+ * with free(). */
 void *av_realloc(void *old, size_t n, size_t size);
 
 /* strdup / printf into a new string; NULL when out of memory. Free with free(). */

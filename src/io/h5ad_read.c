@@ -184,13 +184,17 @@ static av_status read_counts(const av_comm *comm, const av_config *config, av_da
 /* --- what the counts say
  * ---------------------------------------------------------------------------- */
 
-static av_status sum_cells(av_dataset *dataset, int64_t *n_empty, int64_t *first_empty) {
+static av_status sum_cells(av_dataset *dataset, int threads, int64_t *n_empty,
+                           int64_t *first_empty) {
   dataset->library = av_malloc((size_t)dataset->n_local, sizeof *dataset->library);
   AV_TRY_ALLOC(dataset->library);
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t i = 0; i < dataset->n_local; ++i) {
+    dataset->library[i] = av_counts_row_sum(&dataset->counts, i);
+  }
   const double largest = dataset->counts.kind == AV_COUNT_F32 ? HUGE_VAL : 0x1p53;
   for (int64_t i = 0; i < dataset->n_local; ++i) {
-    const double sum = av_counts_row_sum(&dataset->counts, i);
-    dataset->library[i] = sum;
+    const double sum = dataset->library[i];
     if (!(sum < largest)) {
       return av_fail(AV_BADDATA, "%s: the values of row %" PRId64 " add up to %g: too large",
                      dataset->input_path, dataset->first + i, sum);
@@ -237,20 +241,51 @@ static av_status fail_empty_cells(const av_comm *comm, const av_config *config,
                  dataset->n_empty_cells > LISTED ? ", ..." : "");
 }
 
-static void mark_genes(const av_counts *counts, int64_t *seen) {
-  for (int64_t i = 0; i < counts->n_nonzero; ++i) {
-    const int64_t gene = counts->wide_genes ? ((const uint32_t *)counts->gene)[i]
-                                            : ((const uint16_t *)counts->gene)[i];
-    seen[gene] = 1;
+/* seen (n_genes) = 1 for the genes of entries [begin, end), until all are seen. */
+static void mark_genes(const av_counts *counts, int64_t begin, int64_t end, uint8_t *seen) {
+  enum { AT_ONCE = 1 << 16 };
+  const uint16_t *narrow = counts->gene;
+  const uint32_t *wide = counts->gene;
+  int64_t unseen = 0; /* those before have been seen */
+  for (int64_t at = begin; at < end && unseen < counts->n_genes; at += AT_ONCE) {
+    const int64_t last = at + AT_ONCE < end ? at + AT_ONCE : end;
+    for (int64_t i = at; i < last; ++i) {
+      seen[counts->wide_genes ? wide[i] : narrow[i]] = 1;
+    }
+    while (unseen < counts->n_genes && seen[unseen] != 0) {
+      ++unseen;
+    }
   }
 }
 
+/* seen (n_genes) = 1 for the genes that any cell of this rank has. */
+static av_status find_genes(const av_counts *counts, int threads, int64_t *seen) {
+  const int64_t genes = counts->n_genes;
+  uint8_t *of_thread = av_calloc((size_t)threads, (size_t)genes);
+  AV_TRY_ALLOC(of_thread);
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int t = 0; t < threads; ++t) {
+    mark_genes(counts, counts->n_nonzero * t / threads, counts->n_nonzero * (t + 1) / threads,
+               of_thread + t * genes);
+  }
+  for (int t = 0; t < threads; ++t) {
+    for (int64_t g = 0; g < genes; ++g) {
+      seen[g] |= of_thread[t * genes + g];
+    }
+  }
+  free(of_thread);
+  return AV_OK;
+}
+
 static av_status count_empty_genes(const av_comm *comm, const av_config *config,
-                                   av_dataset *dataset) {
+                                   av_dataset *dataset, int threads) {
   int64_t *seen = av_calloc((size_t)dataset->n_genes, sizeof *seen);
-  AV_TRY(av_agree(comm, seen != NULL ? AV_OK : av_fail(AV_NOMEM, "out of memory (genes)")));
-  mark_genes(&dataset->counts, seen);
-  const av_status status = av_max_i64(comm, seen, dataset->n_genes);
+  av_status status = seen == NULL ? av_fail(AV_NOMEM, "out of memory (genes)")
+                                  : find_genes(&dataset->counts, threads, seen);
+  status = av_agree(comm, status);
+  if (status == AV_OK) {
+    status = av_max_i64(comm, seen, dataset->n_genes);
+  }
   int64_t first = -1;
   for (int64_t g = 0; g < dataset->n_genes && status == AV_OK; ++g) {
     first = first < 0 && seen[g] == 0 ? g : first;
@@ -268,10 +303,11 @@ static av_status count_empty_genes(const av_comm *comm, const av_config *config,
 }
 
 /* Library sizes, empty cells and genes, the total of non-zeros. Collective. */
-static av_status summarize(const av_comm *comm, const av_config *config, av_dataset *dataset) {
+static av_status summarize(const av_comm *comm, const av_config *config, av_dataset *dataset,
+                           int threads) {
   int64_t n_empty = 0;
   int64_t first_empty[LISTED] = {0};
-  AV_TRY(av_agree(comm, sum_cells(dataset, &n_empty, first_empty)));
+  AV_TRY(av_agree(comm, sum_cells(dataset, threads, &n_empty, first_empty)));
   int64_t sums[2] = {n_empty, dataset->counts.n_nonzero};
   AV_TRY(av_sum_i64(comm, sums, 2));
   dataset->n_empty_cells = sums[0];
@@ -283,7 +319,7 @@ static av_status summarize(const av_comm *comm, const av_config *config, av_data
     av_warn("%s: %s: %" PRId64 " cells have no counts over the genes used; their results are NaN",
             config->data.input, config->data.counts, sums[0]);
   }
-  return count_empty_genes(comm, config, dataset);
+  return count_empty_genes(comm, config, dataset, threads);
 }
 
 av_status av_h5ad_read_slabs(const av_comm *comm, const av_config *config, av_dataset *dataset,
@@ -293,7 +329,7 @@ av_status av_h5ad_read_slabs(const av_comm *comm, const av_config *config, av_da
     status = read_counts(comm, config, dataset, limits);
   }
   if (status == AV_OK) {
-    status = summarize(comm, config, dataset);
+    status = summarize(comm, config, dataset, limits->threads > 1 ? limits->threads : 1);
   }
   if (status == AV_OK) {
     status = av_agree(comm, av_dataset_design(dataset));

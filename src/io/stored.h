@@ -20,7 +20,7 @@ typedef struct av_read_limits {
   int64_t block_bytes;       /* values and indices expanded at a time, per rank */
   int64_t round_bytes;       /* entries received in one round of a redistribution, per rank */
   int64_t giant_chunk_bytes; /* one or two chunks above this size are read by rank 0 only */
-  int threads;               /* of a rank, that read and decompress */
+  int threads;               /* of a rank, that read, decompress and add up */
 } av_read_limits;
 av_read_limits av_read_limits_default(void);
 

@@ -37,6 +37,26 @@ void av_encode(av_vae *vae, const av_pass *p) {
   }
 }
 
+/* The first layer's gradients; or, where its weights may be updated at once and the backend does,
+ * that update and what is left of the gradients. */
+static void first_layer_grad(av_vae *vae, const av_pass *p) {
+  av_backend *be = vae->be;
+  const av_model_spec *spec = &vae->layout.spec;
+  const int64_t n = vae->layout.first.n_out;
+  const int64_t w = vae->layout.first.w;
+  av_grad *dw = av_grad_at(vae, w);
+  av_grad *dbias = av_grad_at(vae, vae->layout.first.b);
+  vae->first_updated =
+      p->adam != NULL && be->ops->sparse_linear_step(
+                             be, p->batch, spec->log1p, spec->encode_covariates, n, vae->dfirst,
+                             p->adam, av_param(vae, w), av_backend_at(be, AV_REAL, vae->m, w),
+                             av_backend_at(be, AV_REAL, vae->v, w), dw, dbias);
+  if (!vae->first_updated) {
+    be->ops->sparse_linear_grad(be, p->batch, spec->log1p, spec->encode_covariates, n, vae->dfirst,
+                                dw, dbias);
+  }
+}
+
 /* From dz_head and dl_head to every encoder gradient. */
 void av_encode_grad(av_vae *vae, const av_pass *p) {
   av_backend *be = vae->be;
@@ -73,7 +93,5 @@ void av_encode_grad(av_vae *vae, const av_pass *p) {
   }
   av_activate_grad(vae, p, &layout->first, av_encoder_stack(vae, &layout->first), &vae->first, 0,
                    vae->dfirst);
-  be->ops->sparse_linear_grad(be, p->batch, spec->log1p, spec->encode_covariates, first_width,
-                              vae->dfirst, av_grad_at(vae, layout->first.w),
-                              av_grad_at(vae, layout->first.b));
+  first_layer_grad(vae, p);
 }

@@ -75,7 +75,14 @@ static void update_everything(av_vae *vae, const av_adam *adam) {
     const av_part part = vae->part[i];
     be->ops->share_gather(be, AV_GRAD, av_grad_at(vae, part.first), part.n);
   }
-  adam_over(vae, adam, first, vae->layout.n_params - first);
+  if (vae->first_updated) { /* the rows of counts, which come first of all */
+    const av_layout *layout = &vae->layout;
+    const int64_t end = layout->first.w + layout->spec.n_genes * layout->first.n_out;
+    adam_over(vae, adam, end, layout->n_params - end);
+    vae->first_updated = false;
+  } else {
+    adam_over(vae, adam, first, vae->layout.n_params - first);
+  }
 }
 
 /* Each rank updates its share, with its share of Adam's moments, and passes on the result. */

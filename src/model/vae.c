@@ -232,11 +232,18 @@ av_latent av_latent_of(const av_vae *vae, const av_pass *p, bool sample) {
 
 /* ---- training ---- */
 
+/* adam: that of the update which follows at once; NULL if none does. */
 static void step(av_vae *vae, const av_batch *batch, int64_t n_cells, av_draw draw,
-                 double kl_weight, bool exchange) {
+                 double kl_weight, const av_adam *adam) {
   av_backend *be = vae->be;
-  const av_pass p = {
-      .batch = batch, .n_cells = n_cells, .training = true, .draw = draw, .kl_weight = kl_weight};
+  const bool exchange = adam != NULL;
+  const bool at_once = exchange && be->comm->size == 1 && !(adam->clip > 0.0);
+  const av_pass p = {.batch = batch,
+                     .n_cells = n_cells,
+                     .training = true,
+                     .draw = draw,
+                     .kl_weight = kl_weight,
+                     .adam = at_once ? adam : NULL};
   av_pass encoding = p;
   encoding.training = !vae->frozen_encoder;
   const av_latent latent = av_latent_of(vae, &p, true);
@@ -259,12 +266,12 @@ static void step(av_vae *vae, const av_batch *batch, int64_t n_cells, av_draw dr
 
 void av_vae_step(av_vae *vae, const av_batch *batch, int64_t n_cells, av_draw draw,
                  double kl_weight) {
-  step(vae, batch, n_cells, draw, kl_weight, false);
+  step(vae, batch, n_cells, draw, kl_weight, NULL);
 }
 
 void av_vae_train_step(av_vae *vae, const av_batch *batch, int64_t n_cells, av_draw draw,
-                       double kl_weight) {
-  step(vae, batch, n_cells, draw, kl_weight, true);
+                       double kl_weight, const av_adam *adam) {
+  step(vae, batch, n_cells, draw, kl_weight, adam);
 }
 
 /* ---- evaluation and inference ---- */

@@ -39,6 +39,7 @@ struct av_vae {
   int n_early;        /* of them complete before the encoder's backward pass */
   int n_begun;        /* of them under way to the other ranks */
   int64_t least_part; /* av_vae_set_least_part */
+  bool first_updated; /* this step's update has reached the first layer's weights already */
   av_sum *prior;      /* (S, 2) */
   av_sum *losses;     /* (AV_LOSSES) */
   av_hidden first;
@@ -66,6 +67,7 @@ typedef struct av_pass {
   bool training;
   av_draw draw;
   double kl_weight;
+  const av_adam *adam; /* the first layer's weights may be updated with it at once; NULL: not */
 } av_pass;
 
 /* Parts of the gradient (update.c): cuts them; starts the sums of the first n that are not under

@@ -96,10 +96,6 @@ static av_status train_epoch(const av_trainer *trainer, av_sampler *sampler, av_
   while (n_cells > 0) {
     const av_draw draw = {
         .seed = trainer->seed, .epoch = (uint32_t)at->epoch, .purpose = AV_DRAW_LATENT};
-    av_vae_train_step(trainer->vae, batch, n_cells, draw,
-                      av_kl_weight(config, at->epoch, at->step));
-    /* beside the gradients' exchange */
-    const int64_t n_next = select_next(trainer, sampler, batch);
     const av_adam adam = {.lr = at->lr,
                           .beta1 = 0.9,
                           .beta2 = 0.999,
@@ -109,6 +105,10 @@ static av_status train_epoch(const av_trainer *trainer, av_sampler *sampler, av_
                           .clip = clip,
                           .scale = 1.0 / (double)n_cells,
                           .step = at->step + 1};
+    av_vae_train_step(trainer->vae, batch, n_cells, draw, av_kl_weight(config, at->epoch, at->step),
+                      &adam);
+    /* beside the gradients' exchange */
+    const int64_t n_next = select_next(trainer, sampler, batch);
     av_vae_update(trainer->vae, &adam);
     ++at->step;
     at->cells += n_cells;

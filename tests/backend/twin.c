@@ -294,6 +294,8 @@ static const twin_shape shapes[] = {
      .continuous = 1},
     {.cells = 50, .genes = 257, .batches = 2, .rows = 2, .filled = 30, .threads = 2},
     {.cells = 200, .genes = 500, .batches = 1, .rows = 130, .filled = 40, .threads = 1},
+    {.cells = 150, .genes = 300, .batches = 3, .rows = 128, .filled = 40, .threads = 2},
+    {.cells = 30, .genes = 2, .batches = 2, .rows = 20, .filled = 2, .threads = 3},
     {.cells = 200, .genes = 500, .batches = 90, .rows = 130, .filled = 40, .threads = 2},
     {.cells = 60,
      .genes = 300,

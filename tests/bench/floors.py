@@ -6,7 +6,8 @@ An operation's floor is the largest of
   bytes / the best bandwidth at the measured sizes that hold one call's operands
 the decoder's is flops / rate + likelihood, for its cores do both. Operands may come from a farther
 cache than assumed: these are bounds, which no program need reach. Not counted: barriers between
-threads, random numbers, the loop around the operations ("rest").
+threads, random numbers, the loop around the operations ("rest"). The first layer's part of Adam is
+in "backward" where one operation does both (sparse_linear_step).
 """
 PHASES = ["minibatch rows", "first layer", "BatchNorm", "small layers, latent",
           "decoder+likelihood", "backward", "Adam", "all-reduce", "rest"]

@@ -58,8 +58,8 @@ def phases(record):
                        [["%s %s" % (e["op"], "" if e["terms"] else shape(e)), *figures(e),
                          whole(e["calls"]), e["bound"]] for e in ops if e["share"] >= 0.002])
     r = record["read"]
-    lines += ["Reading: %.3f s of a run. The counts %.3f s for %.1f MB, a bare H5Dread of them %.3f s: "
-              "%.2f of its rate; names and columns %.3f s; anndata.read_h5ad %s s." % (
+    lines += ["Reading: %.3f s of a run. The counts %.3f s for %.1f MB, a bare H5Dread of them into new "
+              "memory %.3f s: %.2f of its rate; names and columns %.3f s; anndata.read_h5ad %s s." % (
                   r["seconds"], r["counts_seconds"], r["bytes"] / 1e6, r["bare_seconds"],
                   r["ratio"], r["metadata_seconds"], number(r["anndata_seconds"], "%.3f")), ""]
     return lines

@@ -128,6 +128,25 @@ static void sparse_linear_grad(av_backend *be, const av_batch *batch, bool log1p
                    genes(batch) * width * (double)be->bytes[AV_GRAD]);
 }
 
+static bool sparse_linear_step(av_backend *be, const av_batch *batch, bool log1p, bool covariates,
+                               int64_t n, const av_real *dy, const av_adam *adam, av_real *w,
+                               av_real *m, av_real *v, av_grad *dw, av_grad *dbias) {
+  static const char name[] = "sparse_linear_step";
+  const double width = (double)n;
+  const double began = av_clock();
+  const bool done =
+      state.real.sparse_linear_step(be, batch, log1p, covariates, n, dy, adam, w, m, v, dw, dbias);
+  if (done) { /* weights and moments read and written */
+    const double counts = (2 * nonzeros(batch) + cells(batch) * width) * FLOAT;
+    note(BACK, name, n, 0, began,
+         (work){.flops = 2 * nonzeros(batch) * width,
+                .loads = nonzeros(batch) * width * FLOAT,
+                .bytes = counts + 6 * genes(batch) * width * FLOAT,
+                .touched = counts + 3 * genes(batch) * width * FLOAT});
+  }
+  return done;
+}
+
 static void linear(av_backend *be, const av_batch *batch, int64_t m, int64_t n_onehot, int64_t n,
                    const av_real *x, int64_t x_stride, const av_real *w, const av_real *bias,
                    av_real *y) {
@@ -297,6 +316,7 @@ av_status __wrap_av_backend_open(av_backend *be, int choice, const av_comm *comm
   REPLACE(batch_select);
   REPLACE(sparse_linear);
   REPLACE(sparse_linear_grad);
+  REPLACE(sparse_linear_step);
   REPLACE(linear);
   REPLACE(linear_grad);
   REPLACE(moments);

@@ -4,8 +4,8 @@
 usage: readme.py check|write
 
 The settings reference is `atlasvi help --markdown`, word for word; the benchmark table is that of
-tests/quality/benchmark_real.md, those of speed are from tests/bench/bench.md, that of ranks is
-tests/bench/ranks.md; every path, option and INI key that README names exists; every argument of the
+tests/quality/benchmark_real.md, those of speed are from tests/bench/bench.md, bench_10000.md,
+reading.md and memory.md, that of ranks is tests/bench/ranks.md; every path, option and INI key that README names exists; every argument of the
 originals (arguments.txt) has its row, and every row an answer. `write` puts the tables in.
 """
 import os
@@ -15,7 +15,11 @@ import sys
 
 SOURCE = os.environ.get("SOURCE", os.path.join(os.path.dirname(__file__), "..", ".."))
 ATLASVI = os.environ["ATLASVI"]
-SPEED = ["Training speed", "Share of the floor", "Time to quality"]
+# sections of README, reports of tests/bench, and what of these stands there
+REPORTS = [("speed", "bench.md", ["Training speed", "Share of the floor", "Time to quality"]),
+           ("genes", "bench_10000.md", ["Training speed", "Share of the floor"]),
+           ("reading", "reading.md", ["Reading"]),
+           ("memory", "memory.md", ["Memory"])]
 
 
 def between(name, text):
@@ -89,8 +93,13 @@ def sections(text, names):
             found[name].append("#" + line if line.startswith("#") else line)
     missing = [name for name in names if name not in found]
     if missing:
-        sys.exit("tests/bench/bench.md has no section " + ", ".join(missing))
+        sys.exit("a report of tests/bench has no section " + ", ".join(missing))
     return "\n".join([lines[0], ""] + sum((found[name] for name in names), [])) + "\n"
+
+
+def report(name):
+    with open(os.path.join(SOURCE, "tests", "bench", name)) as file:
+        return file.read()
 
 
 def main():
@@ -100,12 +109,10 @@ def main():
     settings = subprocess.run([ATLASVI, "help", "--markdown"], capture_output=True, text=True, check=True).stdout
     with open(os.path.join(SOURCE, "tests", "quality", "benchmark_real.md")) as file:
         benchmark = file.read()
-    with open(os.path.join(SOURCE, "tests", "bench", "ranks.md")) as file:
-        ranks = file.read()
     wanted = replaced("benchmark", replaced("settings", text, settings), benchmark)
-    wanted = replaced("ranks", wanted, ranks)
-    with open(os.path.join(SOURCE, "tests", "bench", "bench.md")) as file:
-        wanted = replaced("speed", wanted, sections(file.read(), SPEED))
+    wanted = replaced("ranks", wanted, report("ranks.md"))
+    for name, file, headings in REPORTS:
+        wanted = replaced(name, wanted, sections(report(file), headings))
     if sys.argv[1] == "write":
         with open(path, "w") as file:
             file.write(wanted)

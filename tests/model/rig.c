@@ -21,17 +21,26 @@ rig_kind rig_kind_of(const char *name) {
   if (strcmp(name, "reference") == 0) {
     return (rig_kind){.ops = &av_backend_reference, .tolerance = 1e-10};
   }
-  return (rig_kind){.ops = &av_backend_cpu, .strict = strcmp(name, "strict") == 0,
-                    .tolerance = 1e-4};
+  return (rig_kind){
+      .ops = &av_backend_cpu, .strict = strcmp(name, "strict") == 0, .tolerance = 1e-4};
 }
 
 av_model_spec rig_spec(bool linear, int likelihood, int dispersion, bool latent_library,
                        int64_t n_layers, int64_t n_batches) {
-  return (av_model_spec){.linear = linear, .likelihood = likelihood, .dispersion = dispersion,
-                         .latent_library = latent_library, .log1p = true, .deep_covariates = true,
-                         .encoder_batch_norm = true, .decoder_batch_norm = true, .n_genes = 11,
-                         .n_hidden = 5, .n_latent = 3, .n_layers = n_layers,
-                         .n_batches = n_batches, .n_onehot = n_batches > 1 ? n_batches : 0,
+  return (av_model_spec){.linear = linear,
+                         .likelihood = likelihood,
+                         .dispersion = dispersion,
+                         .latent_library = latent_library,
+                         .log1p = true,
+                         .deep_covariates = true,
+                         .encoder_batch_norm = true,
+                         .decoder_batch_norm = true,
+                         .n_genes = 11,
+                         .n_hidden = 5,
+                         .n_latent = 3,
+                         .n_layers = n_layers,
+                         .n_batches = n_batches,
+                         .n_onehot = n_batches > 1 ? n_batches : 0,
                          .dropout = 0.2};
 }
 
@@ -59,12 +68,11 @@ void rig_scatter(const av_layout *layout, uint64_t seed, double *params, double 
     const av_tensor *tensor = &layout->tensors[t];
     double *values = (tensor->in_running ? running : params) + tensor->at;
     const bool positive = tensor->role == AV_ROLE_ONE;
-    const double width =
-        tensor->role == AV_ROLE_UNIFORM ? 1.2 / sqrt((double)tensor->fan_in) : 0.7;
+    const double width = tensor->role == AV_ROLE_UNIFORM ? 1.2 / sqrt((double)tensor->fan_in) : 0.7;
     for (int64_t i = 0; i < tensor->rows; ++i) {
       for (int64_t j = 0; j < tensor->columns; ++j) {
-        values[i * tensor->stride + j] =
-            between(positive ? 0.5 : -width, positive ? 1.5 : width, seed, t, i * tensor->columns + j);
+        values[i * tensor->stride + j] = between(positive ? 0.5 : -width, positive ? 1.5 : width,
+                                                 seed, t, i * tensor->columns + j);
       }
     }
   }
@@ -80,16 +88,16 @@ void rig_open_with(rig *r, const rig_kind *kind, const av_comm *comm, av_model_s
                    const toy_extras *extras, int64_t n_cells) {
   *r = (rig){.comm = comm};
   const av_backend_ops *ops = kind->ops;
-  r->be = (av_backend){.ops = ops, .comm = comm, .threads = comm->size > 1 ? 1 : 2,
-                       .strict = kind->strict};
+  r->be = (av_backend){
+      .ops = ops, .comm = comm, .threads = comm->size > 1 ? 1 : 2, .strict = kind->strict};
   assert_int_equal(ops->open(&r->be), AV_OK);
   toy_create(&r->dataset, &r->split, comm, n_cells, spec.n_genes, spec.n_batches);
   toy_add(&r->dataset, extras);
   spec = rig_spec_with(spec, extras);
   assert_int_equal(av_library_prior(comm, &r->dataset, true, r->prior), AV_OK);
-  assert_int_equal(av_vae_create(&r->vae, &r->be, &spec, &r->dataset.design, r->prior,
-                                 r->dataset.n_local),
-                   AV_OK);
+  assert_int_equal(
+      av_vae_create(&r->vae, &r->be, &spec, &r->dataset.design, r->prior, r->dataset.n_local),
+      AV_OK);
   assert_int_equal(ops->data_load(&r->be, &r->dataset, &r->data), AV_OK);
   assert_int_equal(ops->batch_create(&r->be, r->data, r->dataset.n_local, &r->batch), AV_OK);
   r->layout = av_vae_layout(r->vae);

@@ -32,7 +32,8 @@ typedef struct rig_kind {
 } rig_kind;
 rig_kind rig_kind_of(const char *name);
 
-/* spec.n_genes and n_batches say how large; n_cells in all. Ends the test if anything fails. Collective. */
+/* spec.n_genes and n_batches say how large; n_cells in all. Ends the test if anything fails.
+ * Collective. */
 void rig_open(rig *r, const rig_kind *kind, const av_comm *comm, av_model_spec spec,
               int64_t n_cells);
 /* The same over data that has covariates, labels or size factors as well. */
@@ -40,7 +41,8 @@ void rig_open_with(rig *r, const rig_kind *kind, const av_comm *comm, av_model_s
                    const toy_extras *extras, int64_t n_cells);
 void rig_close(rig *r);
 
-/* Points the batch at those of the n cells (global numbers) that are this rank's; returns their number. */
+/* Points the batch at those of the n cells (global numbers) that are this rank's; returns their
+ * number. */
 int64_t rig_select(rig *r, int64_t n, const int64_t *cells);
 
 /* Random weights, and other values than 1 and 0 for BatchNorm and its running statistics. */
@@ -50,15 +52,15 @@ void rig_scatter(const av_layout *layout, uint64_t seed, double *params, double 
 av_model_spec rig_spec(bool linear, int likelihood, int dispersion, bool latent_library,
                        int64_t n_layers, int64_t n_batches);
 
-/* One of the models that tests go through: what differs from ZINB, dispersion by gene, latent library,
- * one layer, one batch. */
+/* One of the models that tests go through: what differs from ZINB, dispersion by gene, latent
+ * library, one layer, one batch. */
 typedef struct rig_case {
   const char *name;
   bool linear_only, dense_only;
   int likelihood, dispersion;
   bool observed; /* library */
   bool ln, raw_counts, encode, shallow, bias;
-  bool plain_encoder, plain_decoder;           /* no BatchNorm; a linear decoder's encoders keep it */
+  bool plain_encoder, plain_decoder; /* no BatchNorm; a linear decoder's encoders keep it */
   bool layer_norm_encoder, layer_norm_decoder; /* decoder: scVI's */
   int64_t n_layers, n_batches;                 /* 0: 1 */
   toy_extras extras;

@@ -1,8 +1,8 @@
-/* The model on a backend against its formulas written out (direct.h): training and evaluation losses,
- * running statistics, decoded outputs, for every choice of the model (cases.c), and training of the
- * decoder alone. scvi-tools cannot run a linear decoder with gene-label or gene-cell dispersion,
- * covariates, size factors or encoded covariates: there this direct form, with test_gradients, is the
- * oracle.
+/* The model on a backend against its formulas written out (direct.h): training and evaluation
+ * losses, running statistics, decoded outputs, for every choice of the model (cases.c), and
+ * training of the decoder alone. scvi-tools cannot run a linear decoder with gene-label or
+ * gene-cell dispersion, covariates, size factors or encoded covariates: there this direct form,
+ * with test_gradients, is the oracle.
  *
  * usage: test_direct reference|cpu|strict; on any number of ranks.
  */
@@ -101,9 +101,15 @@ static void with_cases(bool linear, check_model *check) {
 /* What the formulas say of the picked cells; `alone` is the data set on one process. */
 static direct_output expected(const rig *r, const av_dataset *alone, const double *running,
                               bool training, const av_draw *draw) {
-  const direct_input in = {.layout = r->layout, .params = r->params, .running = running,
-                           .prior = r->prior, .dataset = alone, .n = PICKED, .cells = picked,
-                           .training = training, .sample = draw != NULL,
+  const direct_input in = {.layout = r->layout,
+                           .params = r->params,
+                           .running = running,
+                           .prior = r->prior,
+                           .dataset = alone,
+                           .n = PICKED,
+                           .cells = picked,
+                           .training = training,
+                           .sample = draw != NULL,
                            .draw = draw == NULL ? (av_draw){0} : *draw};
   return direct_pass(&in);
 }
@@ -173,8 +179,7 @@ static void test_training_dense(void **state) {
 /* ---- evaluation and outputs ---- */
 
 static void check_rows(const rig *r, int64_t mine, const double *found_z, const double *found_v,
-                       const float *found_rho, const float *found_mu,
-                       const direct_output *wanted) {
+                       const float *found_rho, const float *found_mu, const direct_output *wanted) {
   const int64_t k = r->layout->spec.n_latent;
   const int64_t genes = r->layout->spec.n_genes;
   int64_t row = 0;
@@ -234,7 +239,7 @@ static void check_inference(const av_model_spec *spec, const toy_extras *extras)
   double losses[AV_LOSSES];
   assert_int_equal(av_vae_take_losses(r.vae, losses), AV_OK);
   assert_true(losses[0] == 0.0 && losses[1] == 0.0 && losses[2] == 0.0); /* decoding adds none */
-  check_running(&r, r.running); /* inference moves none */
+  check_running(&r, r.running);                                          /* inference moves none */
 
   direct_free(&drawn);
   direct_free(&mean);
@@ -270,21 +275,36 @@ static void check_frozen(const av_model_spec *spec, const toy_extras *extras) {
   double *params = av_calloc(n, sizeof *params);
   double *running = av_calloc((size_t)r.layout->n_running, sizeof *running);
   rig_select(&r, PICKED, picked);
-  const direct_input in = {.layout = r.layout, .params = r.params, .running = r.running,
-                           .prior = r.prior, .dataset = &alone, .n = PICKED, .cells = picked,
-                           .training = true, .frozen = true, .sample = true, .draw = train_draw};
+  const direct_input in = {.layout = r.layout,
+                           .params = r.params,
+                           .running = r.running,
+                           .prior = r.prior,
+                           .dataset = &alone,
+                           .n = PICKED,
+                           .cells = picked,
+                           .training = true,
+                           .frozen = true,
+                           .sample = true,
+                           .draw = train_draw};
   direct_output wanted = direct_pass(&in);
   av_vae_freeze_encoder(r.vae);
   av_vae_step(r.vae, r.batch, PICKED, train_draw, 0.3);
   check_losses(&r, &wanted, 1.0);
   check_running(&r, wanted.running);
-  const av_adam adam = {.lr = 0.02, .beta1 = 0.9, .beta2 = 0.999, .eps = 0.01, .weight_decay = 0.05,
-                        .clip = 1.0, .scale = 1.0 / PICKED, .step = 1};
+  const av_adam adam = {.lr = 0.02,
+                        .beta1 = 0.9,
+                        .beta2 = 0.999,
+                        .eps = 0.01,
+                        .weight_decay = 0.05,
+                        .clip = 1.0,
+                        .scale = 1.0 / PICKED,
+                        .step = 1};
   av_vae_update(r.vae, &adam);
   assert_int_equal(av_vae_get_values(r.vae, params, running), AV_OK);
   for (int64_t t = 0; t < r.layout->n_tensors; ++t) {
     const av_tensor *tensor = &r.layout->tensors[t];
-    const bool decoder = strncmp(tensor->name, "decoder.", 8) == 0 || strcmp(tensor->name, "px_r") == 0;
+    const bool decoder =
+        strncmp(tensor->name, "decoder.", 8) == 0 || strcmp(tensor->name, "px_r") == 0;
     if (tensor->in_running) {
       continue;
     }
@@ -329,9 +349,16 @@ static void check_population(const av_model_spec *spec, const toy_extras *extras
   av_dataset alone;
   av_split split;
   open_both(&r, &alone, &split, spec, extras);
-  const direct_input in = {.layout = r.layout, .params = r.params, .running = r.running,
-                           .prior = r.prior, .dataset = &alone, .n = PICKED, .cells = picked,
-                           .population = true, .sample = true, .draw = later_draw};
+  const direct_input in = {.layout = r.layout,
+                           .params = r.params,
+                           .running = r.running,
+                           .prior = r.prior,
+                           .dataset = &alone,
+                           .n = PICKED,
+                           .cells = picked,
+                           .population = true,
+                           .sample = true,
+                           .draw = later_draw};
   direct_output wanted = direct_pass(&in);
   enum { FIRST = 6 };
   for (int64_t layer = 0; layer < av_vae_norm_layers(r.vae); ++layer) {

@@ -1,8 +1,10 @@
-/* Every gradient of the model on the reference backend against central differences of the direct form's
- * loss (direct.h): a sample of each tensor's elements, and all of them together along random directions.
+/* Every gradient of the model on the reference backend against central differences of the direct
+ * form's loss (direct.h): a sample of each tensor's elements, and all of them together along random
+ * directions.
  *
- * Draws are counters, so the loss is a smooth function of the parameters (but for ReLU corners, which a
- * step of 1e-6 practically never crosses). On any number of ranks: each checks a part of the elements.
+ * Draws are counters, so the loss is a smooth function of the parameters (but for ReLU corners,
+ * which a step of 1e-6 practically never crosses). On any number of ranks: each checks a part of
+ * the elements.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -39,7 +41,7 @@ typedef struct bench {
   bool frozen;
   int64_t cells[CELLS];
   double *values, *grads; /* (n_params); gradients of all ranks' cells */
-  double noise; /* of a difference: rounding of the loss, divided by the step */
+  double noise;           /* of a difference: rounding of the loss, divided by the step */
   int64_t checked, failed;
 } bench;
 
@@ -75,10 +77,17 @@ static void bench_free(bench *b) {
 
 /* The loss as trained on, at b->values. */
 static double loss_at(const bench *b) {
-  const direct_input in = {.layout = b->r.layout, .params = b->values, .running = b->r.running,
-                           .prior = b->r.prior, .dataset = &b->alone, .n = CELLS,
-                           .cells = b->cells, .training = true, .frozen = b->frozen,
-                           .sample = true, .draw = train_draw};
+  const direct_input in = {.layout = b->r.layout,
+                           .params = b->values,
+                           .running = b->r.running,
+                           .prior = b->r.prior,
+                           .dataset = &b->alone,
+                           .n = CELLS,
+                           .cells = b->cells,
+                           .training = true,
+                           .frozen = b->frozen,
+                           .sample = true,
+                           .draw = train_draw};
   direct_output out = direct_pass(&in);
   const double loss = out.nll + KL_WEIGHT * out.kl_z + out.kl_l;
   direct_free(&out);
@@ -104,7 +113,8 @@ static double largest_of(const bench *b, const av_tensor *tensor) {
   return largest;
 }
 
-/* Up to SAMPLE elements spread over the tensor, the last one included; this rank's share of them. */
+/* Up to SAMPLE elements spread over the tensor, the last one included; this rank's share of them.
+ */
 static void check_tensor(bench *b, const av_tensor *tensor) {
   const int64_t n = tensor->rows * tensor->columns;
   const int64_t taken = n < SAMPLE ? n : SAMPLE;
@@ -125,8 +135,8 @@ static void check_tensor(bench *b, const av_tensor *tensor) {
 }
 
 static bool is_trained(const bench *b, const av_tensor *tensor) {
-  return !tensor->in_running &&
-         (!b->frozen || strncmp(tensor->name, "decoder.", 8) == 0 || strcmp(tensor->name, "px_r") == 0);
+  return !tensor->in_running && (!b->frozen || strncmp(tensor->name, "decoder.", 8) == 0 ||
+                                 strcmp(tensor->name, "px_r") == 0);
 }
 
 /* Each element of every tensor moves by a random amount. */

@@ -1,5 +1,5 @@
-/* Inference over a rank's cells against the formulas written out: latent codes, rho and mu in any cut of the
- * rows, averages over draws, NaN for cells without counts. */
+/* Inference over a rank's cells against the formulas written out: latent codes, rho and mu in any
+ * cut of the rows, averages over draws, NaN for cells without counts. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -35,8 +35,13 @@ static direct_output expected(const rig *r, int64_t samples, uint64_t seed) {
   for (int64_t i = 0; i < CELLS; ++i) {
     cells[i] = i;
   }
-  direct_input in = {.layout = r->layout, .params = r->params, .running = r->running,
-                     .prior = r->prior, .dataset = &r->dataset, .n = CELLS, .cells = cells};
+  direct_input in = {.layout = r->layout,
+                     .params = r->params,
+                     .running = r->running,
+                     .prior = r->prior,
+                     .dataset = &r->dataset,
+                     .n = CELLS,
+                     .cells = cells};
   if (samples == 0) {
     return direct_pass(&in);
   }
@@ -74,8 +79,8 @@ static void check(bool linear, bool latent_library, int64_t rows_per_pass, int n
   rig r;
   av_config config;
   av_posterior posterior;
-  rig_open(&r, &kind, &self, rig_spec(linear, AV_LIKELIHOOD_NB, AV_DISPERSION_GENE, latent_library, 1, 3),
-           CELLS);
+  rig_open(&r, &kind, &self,
+           rig_spec(linear, AV_LIKELIHOOD_NB, AV_DISPERSION_GENE, latent_library, 1, 3), CELLS);
   direct_output wanted = expected(&r, samples, 4);
   r.dataset.library[EMPTY] = 0.0;
   assert_int_equal(av_config_defaults(&config), AV_OK);
@@ -85,9 +90,7 @@ static void check(bool linear, bool latent_library, int64_t rows_per_pass, int n
                    AV_OK);
   const int64_t k = r.layout->spec.n_latent;
   const int64_t genes = r.layout->spec.n_genes;
-  static const struct {
-    int64_t first, n;
-  } cuts[] = {{0, CELLS}, {3, 9}, {18, 1}, {5, 0}};
+  static const struct { int64_t first, n; } cuts[] = {{0, CELLS}, {3, 9}, {18, 1}, {5, 0}};
   for (int c = 0; c < 4; ++c) {
     const int64_t first = cuts[c].first;
     const int64_t n = cuts[c].n;

@@ -1,5 +1,5 @@
-/* The saved model: scvi-tools' names and shapes, values that come back bit for bit, and what is refused when a
- * model meets other settings or other data. */
+/* The saved model: scvi-tools' names and shapes, values that come back bit for bit, and what is
+ * refused when a model meets other settings or other data. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -31,8 +31,10 @@ static const char *path_of(const char *name) {
 static av_config settings(const char *model, int n, char *const *more) {
   av_config config;
   char text[400];
-  snprintf(text, sizeof text, "[data]\ninput = in.h5ad\n[output]\npath = out.h5ad\nmodel = %s\n"
-           "overwrite = yes\n", path_of(model));
+  snprintf(text, sizeof text,
+           "[data]\ninput = in.h5ad\n[output]\npath = out.h5ad\nmodel = %s\n"
+           "overwrite = yes\n",
+           path_of(model));
   assert_int_equal(av_config_defaults(&config), AV_OK);
   assert_int_equal(av_config_parse(&config, "run.ini", text, n, more), AV_OK);
   if (av_config_resolve(&config) != AV_OK) {
@@ -43,8 +45,11 @@ static av_config settings(const char *model, int n, char *const *more) {
 
 /* A data set of names alone: batches in `order` (NULL: as they come), one cell of each batch. */
 static av_dataset data_of(int64_t n_genes, int64_t n_batches, const char *const *batches) {
-  av_dataset dataset = {.n_cells = n_batches, .n_genes = n_genes, .n_local = n_batches,
-                        .has_batch = n_batches > 1, .input_path = av_strdup("in.h5ad")};
+  av_dataset dataset = {.n_cells = n_batches,
+                        .n_genes = n_genes,
+                        .n_local = n_batches,
+                        .has_batch = n_batches > 1,
+                        .input_path = av_strdup("in.h5ad")};
   char texts[64][16];
   const char *names[64];
   for (int i = 0; i < 64; ++i) {
@@ -146,10 +151,15 @@ typedef struct shape {
 } shape;
 
 /* "PREFIX.weight, .bias, .running_mean, .running_var" of n each. */
-#define NORM(prefix, n)                                                              \
-  {prefix ".weight", 1, {n, 0}}, {prefix ".bias", 1, {n, 0}},                        \
-      {prefix ".running_mean", 1, {n, 0}}, {prefix ".running_var", 1, {n, 0}}
-#define LINEAR(prefix, out, in) {prefix ".weight", 2, {out, in}}, {prefix ".bias", 1, {out, 0}}
+#define NORM(prefix, n)                                                                            \
+  {prefix ".weight", 1, {n, 0}}, {prefix ".bias", 1, {n, 0}}, {prefix ".running_mean", 1, {n, 0}}, \
+  {                                                                                                \
+    prefix ".running_var", 1, { n, 0 }                                                             \
+  }
+#define LINEAR(prefix, out, in)       \
+  {prefix ".weight", 2, {out, in}}, { \
+    prefix ".bias", 1, { out, 0 }     \
+  }
 
 static void check_shapes(const char *what, av_model_spec spec, size_t n, const shape *wanted) {
   scene s = scene_of("shapes.h5", spec, false, 0, NULL);
@@ -201,8 +211,8 @@ static scene full_scene(const char *name, int n, char *const *more) {
 
 #define N(array) (sizeof(array) / sizeof *(array))
 
-/* What scvi-tools' LDVAE and VAE modules (1.4) call the parameters and buffers that this model has; torch's
- * Linear is (out, in). G = 11, H = 5, K = 3, S = 3. */
+/* What scvi-tools' LDVAE and VAE modules (1.4) call the parameters and buffers that this model has;
+ * torch's Linear is (out, in). G = 11, H = 5, K = 3, S = 3. */
 static void test_shapes(void **state) {
   (void)state;
   static const shape ldvae[] = {
@@ -225,35 +235,33 @@ static void test_shapes(void **state) {
       {"library_log_vars", 2, {1, 3}}};
   check_shapes("LDVAE", rig_spec(true, AV_LIKELIHOOD_ZINB, AV_DISPERSION_GENE_BATCH, true, 2, 3),
                N(ldvae), ldvae);
-  static const shape scvi[] = {
-      LINEAR("z_encoder.encoder.fc_layers.Layer 0.0", 5, 11),
-      NORM("z_encoder.encoder.fc_layers.Layer 0.1", 5),
-      LINEAR("z_encoder.encoder.fc_layers.Layer 1.0", 5, 5),
-      NORM("z_encoder.encoder.fc_layers.Layer 1.1", 5),
-      LINEAR("z_encoder.mean_encoder", 3, 5),
-      LINEAR("z_encoder.var_encoder", 3, 5),
-      LINEAR("decoder.px_decoder.fc_layers.Layer 0.0", 5, 6),
-      NORM("decoder.px_decoder.fc_layers.Layer 0.1", 5),
-      LINEAR("decoder.px_decoder.fc_layers.Layer 1.0", 5, 8),
-      NORM("decoder.px_decoder.fc_layers.Layer 1.1", 5),
-      LINEAR("decoder.px_scale_decoder.0", 11, 5),
-      LINEAR("decoder.px_dropout_decoder", 11, 5),
-      {"px_r", 1, {11, 0}},
-      {"library_log_means", 2, {1, 3}},
-      {"library_log_vars", 2, {1, 3}}};
+  static const shape scvi[] = {LINEAR("z_encoder.encoder.fc_layers.Layer 0.0", 5, 11),
+                               NORM("z_encoder.encoder.fc_layers.Layer 0.1", 5),
+                               LINEAR("z_encoder.encoder.fc_layers.Layer 1.0", 5, 5),
+                               NORM("z_encoder.encoder.fc_layers.Layer 1.1", 5),
+                               LINEAR("z_encoder.mean_encoder", 3, 5),
+                               LINEAR("z_encoder.var_encoder", 3, 5),
+                               LINEAR("decoder.px_decoder.fc_layers.Layer 0.0", 5, 6),
+                               NORM("decoder.px_decoder.fc_layers.Layer 0.1", 5),
+                               LINEAR("decoder.px_decoder.fc_layers.Layer 1.0", 5, 8),
+                               NORM("decoder.px_decoder.fc_layers.Layer 1.1", 5),
+                               LINEAR("decoder.px_scale_decoder.0", 11, 5),
+                               LINEAR("decoder.px_dropout_decoder", 11, 5),
+                               {"px_r", 1, {11, 0}},
+                               {"library_log_means", 2, {1, 3}},
+                               {"library_log_vars", 2, {1, 3}}};
   check_shapes("VAE", rig_spec(false, AV_LIKELIHOOD_ZINB, AV_DISPERSION_GENE, false, 2, 3), N(scvi),
                scvi);
   /* One batch: no one-hot columns, but px_r stays (G, S). */
-  static const shape one[] = {
-      LINEAR("z_encoder.encoder.fc_layers.Layer 0.0", 5, 11),
-      NORM("z_encoder.encoder.fc_layers.Layer 0.1", 5),
-      LINEAR("z_encoder.mean_encoder", 3, 5),
-      LINEAR("z_encoder.var_encoder", 3, 5),
-      {"decoder.factor_regressor.fc_layers.Layer 0.0.weight", 2, {11, 3}},
-      NORM("decoder.factor_regressor.fc_layers.Layer 0.1", 11),
-      {"px_r", 2, {11, 1}},
-      {"library_log_means", 2, {1, 1}},
-      {"library_log_vars", 2, {1, 1}}};
+  static const shape one[] = {LINEAR("z_encoder.encoder.fc_layers.Layer 0.0", 5, 11),
+                              NORM("z_encoder.encoder.fc_layers.Layer 0.1", 5),
+                              LINEAR("z_encoder.mean_encoder", 3, 5),
+                              LINEAR("z_encoder.var_encoder", 3, 5),
+                              {"decoder.factor_regressor.fc_layers.Layer 0.0.weight", 2, {11, 3}},
+                              NORM("decoder.factor_regressor.fc_layers.Layer 0.1", 11),
+                              {"px_r", 2, {11, 1}},
+                              {"library_log_means", 2, {1, 1}},
+                              {"library_log_vars", 2, {1, 1}}};
   check_shapes("one batch", rig_spec(true, AV_LIKELIHOOD_NB, AV_DISPERSION_GENE_BATCH, false, 1, 1),
                N(one), one);
 }
@@ -266,8 +274,8 @@ static void check_stored(const scene *s, av_model_file *file, bool exact) {
     const char *name = s->layout.tensors[t].name;
     int64_t rows = 0;
     int64_t columns = 0;
-    double *wanted = direct_tensor(&s->layout, s->values.params, s->values.running, name, &rows,
-                                   &columns);
+    double *wanted =
+        direct_tensor(&s->layout, s->values.params, s->values.running, name, &rows, &columns);
     const av_named_array *array = array_of(file, name);
     assert_non_null(array);
     for (int64_t i = 0; i < rows * columns; ++i) {
@@ -356,8 +364,9 @@ static void check_shape(av_model_file *file, const char *name, int64_t rows, int
   }
 }
 
-/* Covariates and labels: their names come back on every rank, and scvi-tools' shapes hold: genes 11 + 2
- * numbers + 5 one-hot columns into the encoders, 3 + 2 + 5 into the decoder, px_r (G, labels). */
+/* Covariates and labels: their names come back on every rank, and scvi-tools' shapes hold: genes 11
+ * + 2 numbers + 5 one-hot columns into the encoders, 3 + 2 + 5 into the decoder, px_r (G, labels).
+ */
 static void test_covariates_saved(void **state) {
   (void)state;
   scene s = full_scene("full.h5", 0, NULL);
@@ -401,8 +410,9 @@ static void refused(const av_model_file *file, const scene *s, const char *messa
 
 static void test_broken(void **state) {
   (void)state;
-  scene s = scene_of("broken.h5", rig_spec(true, AV_LIKELIHOOD_NB, AV_DISPERSION_GENE_BATCH, true, 1, 3),
-                     true, 0, NULL);
+  scene s =
+      scene_of("broken.h5", rig_spec(true, AV_LIKELIHOOD_NB, AV_DISPERSION_GENE_BATCH, true, 1, 3),
+               true, 0, NULL);
   av_model_file file = read_model("broken.h5");
   av_values values;
   assert_int_equal(av_values_create(&values, &s.layout), AV_OK);
@@ -449,7 +459,8 @@ static char *const fitted_with[] = {"model.linear_decoder=yes", "model.n_latent=
                                     "model.n_hidden=5", "model.dropout_rate=0.25",
                                     "model.use_observed_lib_size=yes"};
 
-/* Applies the settings of the model "kept.h5" to a run of `more`; returns status, config by pointer. */
+/* Applies the settings of the model "kept.h5" to a run of `more`; returns status, config by
+ * pointer. */
 static av_status apply(const av_model_file *file, int n, char *const *more, av_config *config) {
   *config = settings("other.h5", n, more);
   config->model.load = config->model.load == NULL ? av_strdup("kept.h5") : config->model.load;
@@ -480,8 +491,8 @@ static void test_settings(void **state) {
   }
   av_config_free(&config);
   /* the same again, and other sections, are welcome */
-  char *const same[] = {"model.n_latent=3", "model.gene_likelihood=nb", "train.lr=0.5",
-                        "model.init=scvi", "data.subset_genes=gene3,gene1", "output.loadings=no"};
+  char *const same[] = {"model.n_latent=3", "model.gene_likelihood=nb",      "train.lr=0.5",
+                        "model.init=scvi",  "data.subset_genes=gene3,gene1", "output.loadings=no"};
   assert_int_equal(apply(&file, 6, same, &config), AV_OK);
   assert_true(config.train.lr == 0.5);
   assert_false(config.output.loadings);
@@ -501,7 +512,8 @@ static void test_settings(void **state) {
     char *const more[] = {other[i].text};
     char wanted[160];
     snprintf(wanted, sizeof wanted,
-             "command line: [model] %s: the model in kept.h5 was fitted with another value; leave the key out",
+             "command line: [model] %s: the model in kept.h5 was fitted with another value; leave "
+             "the key out",
              other[i].key);
     assert_int_equal(apply(&file, 1, more, &config), AV_CONFIG);
     assert_string_equal(av_error_text(), wanted);
@@ -518,7 +530,8 @@ static void test_settings(void **state) {
 }
 
 /* apply() must fail with this one line. */
-static void apply_refused(const av_model_file *file, int n, char *const *more, const char *message) {
+static void apply_refused(const av_model_file *file, int n, char *const *more,
+                          const char *message) {
   av_config config;
   assert_int_equal(apply(file, n, more, &config), AV_CONFIG);
   assert_string_equal(av_error_text(), message);
@@ -556,19 +569,23 @@ static void test_columns(void **state) {
   av_config_free(&config);
 
   char *const categorical[] = {fine[0], fine[1], fine[2], "data.categorical_covariate_keys=sex"};
-  apply_refused(&file, 4, categorical,
-                "command line: [data] categorical_covariate_keys: the model in kept.h5 was fitted with "
-                "other covariates (sex, site); leave the key out");
+  apply_refused(
+      &file, 4, categorical,
+      "command line: [data] categorical_covariate_keys: the model in kept.h5 was fitted with "
+      "other covariates (sex, site); leave the key out");
   char *const continuous[] = {fine[0], fine[1], fine[2],
                               "data.continuous_covariate_keys=age,height"};
-  apply_refused(&file, 4, continuous,
-                "command line: [data] continuous_covariate_keys: the model in kept.h5 was fitted with "
-                "other covariates (age, days); leave the key out");
-  apply_refused(&file, 2, &fine[1], "kept.h5: the model was fitted with size factors (obs[sf]); say which "
-                                    "obs column holds them with [data] size_factor_key");
-  apply_refused(&file, 1, fine, "kept.h5: the model's dispersion is by label: to train it further say which "
-                                "obs column holds the labels with [data] labels_key, or apply it with "
-                                "[train] max_epochs = 0");
+  apply_refused(
+      &file, 4, continuous,
+      "command line: [data] continuous_covariate_keys: the model in kept.h5 was fitted with "
+      "other covariates (age, days); leave the key out");
+  apply_refused(&file, 2, &fine[1],
+                "kept.h5: the model was fitted with size factors (obs[sf]); say which "
+                "obs column holds them with [data] size_factor_key");
+  apply_refused(&file, 1, fine,
+                "kept.h5: the model's dispersion is by label: to train it further say which "
+                "obs column holds the labels with [data] labels_key, or apply it with "
+                "[train] max_epochs = 0");
   assert_int_equal(apply(&file, 1, &categorical[3], &config), AV_CONFIG); /* all three at once */
   int lines = 1;
   for (const char *c = av_error_text(); *c != '\0'; ++c) {
@@ -584,11 +601,13 @@ static void test_columns(void **state) {
                NULL);
   file = read_model("kept.h5");
   char *const size[] = {"data.size_factor_key=sf"};
-  apply_refused(&file, 1, size, "command line: [data] size_factor_key: the model in kept.h5 was fitted "
-                                "without size factors; leave the key out");
+  apply_refused(&file, 1, size,
+                "command line: [data] size_factor_key: the model in kept.h5 was fitted "
+                "without size factors; leave the key out");
   char *const extra[] = {"data.continuous_covariate_keys=age"};
-  apply_refused(&file, 1, extra, "command line: [data] continuous_covariate_keys: the model in kept.h5 was "
-                                 "fitted with other covariates (none); leave the key out");
+  apply_refused(&file, 1, extra,
+                "command line: [data] continuous_covariate_keys: the model in kept.h5 was "
+                "fitted with other covariates (none); leave the key out");
   assert_int_equal(apply(&file, 0, NULL, &config), AV_OK);
   assert_int_equal(config.data.categorical_covariate_keys.n, 0);
   av_config_free(&config);
@@ -634,13 +653,15 @@ static void test_batches(void **state) {
   dataset = data_of(11, 3, unknown);
   assert_int_equal(match(&file, true, &dataset), AV_BADDATA);
   assert_string_equal(av_error_text(),
-                      "in.h5ad: batch \"d\" is not one the model knows (a, b, c); rename it, or leave its cells out");
+                      "in.h5ad: batch \"d\" is not one the model knows (a, b, c); rename it, or "
+                      "leave its cells out");
   av_dataset_free(&dataset);
 
   dataset = data_of(11, 1, none);
   assert_int_equal(match(&file, false, &dataset), AV_CONFIG);
-  assert_string_equal(av_error_text(), "kept.h5: the model has 3 batches; say which obs column holds "
-                                       "them with [data] batch_key");
+  assert_string_equal(av_error_text(),
+                      "kept.h5: the model has 3 batches; say which obs column holds "
+                      "them with [data] batch_key");
   av_dataset_free(&dataset);
   av_model_file_free(&file);
   scene_free(&s);
@@ -728,17 +749,19 @@ static void test_covariates(void **state) {
   dataset = data_of(11, 3, abc);
   add_covariates(&dataset, 2, strange, 1, here);
   assert_int_equal(match_full(&file, false, false, &dataset), AV_BADDATA);
-  assert_string_equal(av_error_text(), "in.h5ad: obs[sex] \"x\" is not one the model knows (f, m); rename it, "
-                                       "or leave its cells out");
+  assert_string_equal(av_error_text(),
+                      "in.h5ad: obs[sex] \"x\" is not one the model knows (f, m); rename it, "
+                      "or leave its cells out");
   av_dataset_free(&dataset);
 
   dataset = data_of(11, 3, abc);
   add_covariates(&dataset, 2, sexes, 1, here);
   set_factor(&dataset.label, 3, 2, unknown_state);
   assert_int_equal(match_full(&file, true, true, &dataset), AV_BADDATA);
-  assert_string_equal(av_error_text(),
-                      "in.h5ad: label obs[state] \"plasma\" is not one the model knows (T, B, NK, DC); rename it, "
-                      "or leave its cells out");
+  assert_string_equal(
+      av_error_text(),
+      "in.h5ad: label obs[state] \"plasma\" is not one the model knows (T, B, NK, DC); rename it, "
+      "or leave its cells out");
   av_dataset_free(&dataset);
   av_error_clear();
   av_model_file_free(&file);
@@ -760,9 +783,11 @@ static void test_many_batches(void **state) {
   static const char *const unknown[] = {"x", "d1"};
   av_dataset dataset = data_of(11, 2, unknown);
   assert_int_equal(match(&file, true, &dataset), AV_BADDATA);
-  assert_string_equal(av_error_text(),
-                      "in.h5ad: batch \"x\" is not one the model knows (d0, d1, d2, d3, d4, d5, d6, d7, d8, "
-                      "d9, d10, d11, d12, d13, d14, d15, d16, d17, d18, d19 and 10 more); rename it, or leave its cells out");
+  assert_string_equal(
+      av_error_text(),
+      "in.h5ad: batch \"x\" is not one the model knows (d0, d1, d2, d3, d4, d5, d6, d7, d8, "
+      "d9, d10, d11, d12, d13, d14, d15, d16, d17, d18, d19 and 10 more); rename it, or leave its "
+      "cells out");
   av_error_clear();
   av_dataset_free(&dataset);
   av_dataset_free(&model);
@@ -783,8 +808,9 @@ static void test_genes(void **state) {
   dataset.genes.at[4] = dataset.genes.at[5];
   dataset.genes.at[5] = spare;
   assert_int_equal(match(&file, false, &dataset), AV_CONFIG);
-  assert_string_equal(av_error_text(), "kept.h5: gene 4 of the model is gene4, but the data gives gene5 "
-                                       "there; leave [data] subset_genes out");
+  assert_string_equal(av_error_text(),
+                      "kept.h5: gene 4 of the model is gene4, but the data gives gene5 "
+                      "there; leave [data] subset_genes out");
   av_dataset_free(&dataset);
   dataset = data_of(11, 1, none);
   assert_int_equal(match(&file, false, &dataset), AV_OK);
@@ -797,11 +823,11 @@ static void test_genes(void **state) {
 
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_shapes),       cmocka_unit_test(test_round_trip),
-      cmocka_unit_test(test_broken),       cmocka_unit_test(test_settings),
-      cmocka_unit_test(test_batches),      cmocka_unit_test(test_many_batches),
-      cmocka_unit_test(test_genes),        cmocka_unit_test(test_covariates_saved),
-      cmocka_unit_test(test_columns),      cmocka_unit_test(test_covariates),
+      cmocka_unit_test(test_shapes),  cmocka_unit_test(test_round_trip),
+      cmocka_unit_test(test_broken),  cmocka_unit_test(test_settings),
+      cmocka_unit_test(test_batches), cmocka_unit_test(test_many_batches),
+      cmocka_unit_test(test_genes),   cmocka_unit_test(test_covariates_saved),
+      cmocka_unit_test(test_columns), cmocka_unit_test(test_covariates),
   };
   if (av_comm_create(&comm, &argc, &argv) != AV_OK) {
     return 1;

@@ -122,15 +122,19 @@ static void test_cuts(void **state) {
 
 /* ---- the same model however the gradient travels ---- */
 
-static void train(const av_model_spec *spec, bool early, int64_t least, double clip,
-                  double *params) {
+static void train(const av_model_spec *spec, const toy_extras *extras, bool early, int64_t least,
+                  double clip, double *params) {
   rig r;
-  rig_open(&r, &kind, &comm, *spec, CELLS);
+  rig_open_with(&r, &kind, &comm, *spec, extras, CELLS);
   av_vae_set_least_part(r.vae, least);
   rig_select(&r, PICKED, picked);
   for (int64_t step = 1; step <= 3; ++step) {
     const av_adam adam = adam_of(step, clip);
-    (early ? av_vae_train_step : av_vae_step)(r.vae, r.batch, PICKED, train_draw, 0.7);
+    if (early) {
+      av_vae_train_step(r.vae, r.batch, PICKED, train_draw, 0.7, &adam);
+    } else {
+      av_vae_step(r.vae, r.batch, PICKED, train_draw, 0.7);
+    }
     rig_select(&r, PICKED, picked); /* beside the exchange */
     av_vae_update(r.vae, &adam);
   }
@@ -138,17 +142,17 @@ static void train(const av_model_spec *spec, bool early, int64_t least, double c
   rig_close(&r);
 }
 
-static void check_ways(const av_model_spec *spec) {
+static void check_ways(const av_model_spec *spec, const toy_extras *extras) {
   enum { MOST = 1 << 14 };
   static double wanted[MOST];
   static double found[MOST];
   rig r;
-  rig_open(&r, &kind, &comm, *spec, CELLS);
+  rig_open_with(&r, &kind, &comm, *spec, extras, CELLS);
   const int64_t n = r.layout->n_params;
   assert_true(n <= MOST);
   memcpy(found, r.params, (size_t)n * sizeof *found);
   rig_close(&r);
-  train(spec, false, INT64_MAX, 0.0, wanted);
+  train(spec, extras, false, INT64_MAX, 0.0, wanted);
   double moved = 0.0;
   for (int64_t i = 0; i < n; ++i) {
     moved = fmax(moved, fabs(wanted[i] - found[i]));
@@ -162,7 +166,7 @@ static void check_ways(const av_model_spec *spec) {
   /* three floats may be added in another order, elsewhere nothing differs */
   const bool exact = kind.strict || comm.size < 3;
   for (size_t w = 0; w < sizeof ways / sizeof *ways; ++w) {
-    train(spec, ways[w].early, ways[w].least, ways[w].clip, found);
+    train(spec, extras, ways[w].early, ways[w].least, ways[w].clip, found);
     for (int64_t i = 0; i < n; ++i) {
       const double off = fabs(found[i] - wanted[i]);
       if (!(exact ? off == 0.0 : off <= kind.tolerance * (fabs(wanted[i]) + 1e-2))) {
@@ -177,8 +181,17 @@ static void test_ways(void **state) {
   (void)state;
   const av_model_spec linear = rig_spec(true, AV_LIKELIHOOD_ZINB, AV_DISPERSION_GENE, true, 1, 3);
   const av_model_spec deep = rig_spec(false, AV_LIKELIHOOD_NB, AV_DISPERSION_GENE, false, 2, 1);
-  check_ways(&linear);
-  check_ways(&deep);
+  const toy_extras none = {.levels = {0}};
+  check_ways(&linear, &none);
+  check_ways(&deep, &none);
+  int64_t n = 0;
+  const rig_case *cases = rig_cases(&n);
+  for (int64_t i = 0; i < n; ++i) {
+    if (cases[i].encode && rig_case_has(&cases[i], true)) {
+      const av_model_spec encoded = rig_case_spec(&cases[i], true);
+      check_ways(&encoded, &cases[i].extras);
+    }
+  }
 }
 
 /* ---- how much ---- */
@@ -218,7 +231,7 @@ static void check_count(const char *what, const av_model_spec *spec, int64_t lea
   rig_select(&r, PICKED, picked);
   const av_adam adam = adam_of(1, 0.0);
   counted = (av_traffic){0};
-  av_vae_train_step(r.vae, r.batch, PICKED, train_draw, 0.7);
+  av_vae_train_step(r.vae, r.batch, PICKED, train_draw, 0.7, &adam);
   av_vae_update(r.vae, &adam);
   if (comm.size == 1) {
     assert_int_equal(counted.operations, 0);

@@ -42,8 +42,7 @@ static void set_to(rig *r, const char *ending, const double values[4]) {
   for (int64_t t = 0; t < r->layout->n_tensors; ++t) {
     const av_tensor *tensor = &r->layout->tensors[t];
     const size_t length = strlen(tensor->name);
-    if (length < strlen(ending) ||
-        strcmp(tensor->name + length - strlen(ending), ending) != 0) {
+    if (length < strlen(ending) || strcmp(tensor->name + length - strlen(ending), ending) != 0) {
       continue;
     }
     for (int64_t i = 0; i < tensor->rows; ++i) {
@@ -94,8 +93,8 @@ static void test_extremes(void **state) {
           rig r;
           const toy_extras extras = {.n_labels = 3, .size_factor = size_factor != 0};
           char what[96];
-          rig_open_with(&r, &kind, &comm,
-                        rig_spec(linear != 0, likelihood, dispersion, true, 1, 3), &extras, CELLS);
+          rig_open_with(&r, &kind, &comm, rig_spec(linear != 0, likelihood, dispersion, true, 1, 3),
+                        &extras, CELLS);
           rig_select(&r, PICKED, picked);
           snprintf(what, sizeof what, "%s, likelihood %d, dispersion %d%s",
                    linear != 0 ? "linear" : "dense", likelihood, dispersion,
@@ -104,11 +103,13 @@ static void test_extremes(void **state) {
           set_to(&r, linear != 0 ? "px_r_decoder.fc_layers.Layer 0.1.bias" : "px_r_decoder.bias",
                  far);
           check_finite(&r, what);
-          set_to(&r, linear != 0 ? "factor_regressor.fc_layers.Layer 0.1.bias"
-                                 : "px_scale_decoder.0.bias",
-                 far_shift);
-          set_to(&r, linear != 0 ? "px_dropout_decoder.fc_layers.Layer 0.1.bias"
-                                 : "px_dropout_decoder.bias",
+          set_to(
+              &r,
+              linear != 0 ? "factor_regressor.fc_layers.Layer 0.1.bias" : "px_scale_decoder.0.bias",
+              far_shift);
+          set_to(&r,
+                 linear != 0 ? "px_dropout_decoder.fc_layers.Layer 0.1.bias"
+                             : "px_dropout_decoder.bias",
                  far);
           check_finite(&r, what);
           rig_close(&r);
@@ -159,9 +160,15 @@ static void check_adam(bool decoupled, double clip) {
   double moved = 0.0;
   rig_select(&r, PICKED, picked);
   for (int64_t step = 1; step <= 3; ++step) {
-    const av_adam adam = {.lr = 0.02, .beta1 = 0.9, .beta2 = 0.999, .eps = 0.01,
-                          .weight_decay = 0.05, .decoupled = decoupled, .clip = clip,
-                          .scale = 1.0 / PICKED, .step = step};
+    const av_adam adam = {.lr = 0.02,
+                          .beta1 = 0.9,
+                          .beta2 = 0.999,
+                          .eps = 0.01,
+                          .weight_decay = 0.05,
+                          .decoupled = decoupled,
+                          .clip = clip,
+                          .scale = 1.0 / PICKED,
+                          .step = step};
     av_vae_step(r.vae, r.batch, PICKED, train_draw, 1.0);
     assert_int_equal(av_vae_get_gradients(r.vae, gradient), AV_OK);
     assert_int_equal(av_sum_f64(&comm, gradient, n), AV_OK);
@@ -190,7 +197,7 @@ static void check_adam(bool decoupled, double clip) {
 static void test_adam(void **state) {
   (void)state;
   check_adam(false, 0.0);
-  check_adam(false, 0.5);  /* shorter than the gradient */
+  check_adam(false, 0.5); /* shorter than the gradient */
   check_adam(true, 0.5);
   check_adam(true, 1e5); /* longer: nothing is clipped */
 }

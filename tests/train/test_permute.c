@@ -37,7 +37,8 @@ static void test_bijection(void **state) {
   }
 }
 
-/* Too many to visit: images of a stretch lie inside and differ (n is just above a power of four). */
+/* Too many to visit: images of a stretch lie inside and differ (n is just above a power of four).
+ */
 static void test_huge(void **state) {
   (void)state;
   const int64_t n = ((int64_t)1 << 40) + 3;
@@ -67,7 +68,8 @@ static double spread_of(int64_t at, int64_t n, int64_t seeds) {
   return chi;
 }
 
-/* The mean of chi-square is its degrees of freedom f, its variance 2 f: five deviations are allowed. */
+/* The mean of chi-square is its degrees of freedom f, its variance 2 f: five deviations are
+ * allowed. */
 static void test_uniform(void **state) {
   (void)state;
   static const int64_t sizes[] = {2, 3, 4, 5, 7, 10, 16, 17, 50};
@@ -76,8 +78,8 @@ static void test_uniform(void **state) {
     for (int64_t at = 0; at < n; at += 3) {
       const double excess = spread_of(at, n, 4000) - (double)(n - 1);
       if (!(excess * excess < 25.0 * 2.0 * (double)(n - 1))) {
-        fail_msg("n = %lld: images of %lld are uneven: chi-square is %g from its mean", (long long)n,
-                 (long long)at, excess);
+        fail_msg("n = %lld: images of %lld are uneven: chi-square is %g from its mean",
+                 (long long)n, (long long)at, excess);
       }
     }
   }
@@ -121,8 +123,8 @@ static void test_independence(void **state) {
     same += here == av_permute(i, N, 5, AV_DRAW_TEST + 1);
     correlation += ((double)here - 499.5) * ((double)i - 499.5) / (N * 83333.25);
   }
-  assert_in_range(together, 0, 12); /* 2 expected */
-  assert_in_range(same, 0, 12);     /* 2 expected */
+  assert_in_range(together, 0, 12);                       /* 2 expected */
+  assert_in_range(same, 0, 12);                           /* 2 expected */
   assert_true(correlation < 0.16 && correlation > -0.16); /* 5 of 1/sqrt(N) */
 }
 

@@ -1,6 +1,7 @@
-/* Minibatches: every training cell once an epoch, exact sizes, the same cells on any number of ranks, about
- * equal shares of every rank, other company in other epochs. Run on 1, 2, 3 and 5 ranks; each also walks
- * the sampler of a single process and compares, and compares with all keys sorted at once. */
+/* Minibatches: every training cell once an epoch, exact sizes, the same cells on any number of
+ * ranks, about equal shares of every rank, other company in other epochs. Run on 1, 2, 3 and 5
+ * ranks; each also walks the sampler of a single process and compares, and compares with all keys
+ * sorted at once. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -22,8 +23,8 @@ static av_comm self;
 /* Which cells train, and how unevenly the slabs are cut. */
 typedef struct plan {
   int64_t n_cells, batch_size;
-  int64_t train_every;  /* 1: all cells; 2: every second; 0: all but a stretch in the middle */
-  bool uneven;          /* the first shards weigh ten times as much */
+  int64_t train_every; /* 1: all cells; 2: every second; 0: all but a stretch in the middle */
+  bool uneven;         /* the first shards weigh ten times as much */
 } plan;
 
 static bool trains(const plan *p, int64_t cell) {
@@ -43,7 +44,8 @@ static walker walker_of(const av_comm *over, const plan *p, uint64_t seed) {
   for (int64_t v = 0; v < AV_SHARDS; ++v) {
     weight[v] = p->uneven && v < av_shard_count(p->n_cells) / 4 ? 10.0 : 1.0;
   }
-  assert_int_equal(av_partition_create(&w.dataset.partition, p->n_cells, over->size, weight), AV_OK);
+  assert_int_equal(av_partition_create(&w.dataset.partition, p->n_cells, over->size, weight),
+                   AV_OK);
   w.dataset.first = av_rank_first(&w.dataset.partition, over->rank);
   w.dataset.n_local = av_rank_first(&w.dataset.partition, over->rank + 1) - w.dataset.first;
   w.split.of = av_calloc((size_t)w.dataset.n_local, 1);
@@ -104,12 +106,14 @@ static int compare(const void *left, const void *right) {
   return a->shard < b->shard ? -1 : a->shard > b->shard;
 }
 
-/* The offsets of an epoch: a golden-ratio sequence from a random start, shuffled in blocks of 32. */
+/* The offsets of an epoch: a golden-ratio sequence from a random start, shuffled in blocks of 32.
+ */
 static void define_offsets(double *offset, int64_t n_shards, uint64_t seed, uint32_t epoch) {
   uint32_t words[4];
   av_random4(words, seed, AV_DRAW_SHUFFLE, UINT64_MAX, epoch, 0);
   for (int64_t v = 0; v < n_shards; ++v) {
-    const double value = ((double)words[0] + 0.5) / 4294967296.0 + (double)v * 0.61803398874989484820;
+    const double value =
+        ((double)words[0] + 0.5) / 4294967296.0 + (double)v * 0.61803398874989484820;
     offset[v] = value - floor(value);
   }
   for (int64_t v = 0; v < n_shards; ++v) {
@@ -238,7 +242,8 @@ static void check_epoch(walker *ours, walker *alone, const plan *p, uint32_t epo
   assert_int_equal(dealt, rest == 1 || rest == 2 ? n_train - rest : n_train);
   assert_int_equal(av_sampler_cells(ours->sampler), dealt);
   for (int64_t i = 0; i < ours->dataset.n_local; ++i) {
-    /* nothing of this rank's slab is left that one process would have used, and only training cells were */
+    /* nothing of this rank's slab is left that one process would have used, and only training cells
+     * were */
     assert_true(step_of[ours->dataset.first + i] < 0);
     if (step_of[ours->dataset.first + i] == -2) {
       assert_true(trains(p, ours->dataset.first + i));
@@ -250,11 +255,11 @@ static void check_epoch(walker *ours, walker *alone, const plan *p, uint32_t epo
 static void test_epochs(void **state) {
   (void)state;
   static const plan plans[] = {
-      {.n_cells = 3, .batch_size = 128, .train_every = 1},   /* more ranks than cells */
-      {.n_cells = 4, .batch_size = 3, .train_every = 1},     /* one cell left out */
+      {.n_cells = 3, .batch_size = 128, .train_every = 1}, /* more ranks than cells */
+      {.n_cells = 4, .batch_size = 3, .train_every = 1},   /* one cell left out */
       {.n_cells = 100, .batch_size = 10, .train_every = 1},
-      {.n_cells = 101, .batch_size = 33, .train_every = 1},  /* two left out */
-      {.n_cells = 103, .batch_size = 25, .train_every = 1},  /* three make a minibatch */
+      {.n_cells = 101, .batch_size = 33, .train_every = 1}, /* two left out */
+      {.n_cells = 103, .batch_size = 25, .train_every = 1}, /* three make a minibatch */
       {.n_cells = 50, .batch_size = 7, .train_every = 2},
       {.n_cells = 1024, .batch_size = 100, .train_every = 0, .uneven = true},
       {.n_cells = 1025, .batch_size = 128, .train_every = 1, .uneven = true},
@@ -290,8 +295,8 @@ static void test_broken_off(void **state) {
 
 /* ---- shares of the ranks ---- */
 
-/* Largest difference, over minibatches and ranks, between a rank's rows and its part of the training cells
- * times the minibatch, relative to the root of the minibatch. */
+/* Largest difference, over minibatches and ranks, between a rank's rows and its part of the
+ * training cells times the minibatch, relative to the root of the minibatch. */
 static double worst_share(const plan *p) {
   walker ours = walker_of(&comm, p, 5);
   int64_t mine = 0;
@@ -315,14 +320,15 @@ static double worst_share(const plan *p) {
   return worst;
 }
 
-/* Drawn at random, a share of half would be off by 0.5 root(minibatch) on average, and by about 2 at worst of
- * so many minibatches. Equal stretches of the data do better: bound 1.2. */
+/* Drawn at random, a share of half would be off by 0.5 root(minibatch) on average, and by about 2
+ * at worst of so many minibatches. Equal stretches of the data do better: bound 1.2. */
 static void test_shares(void **state) {
   (void)state;
-  static const plan plans[] = {{.n_cells = 10000, .batch_size = 128, .train_every = 1},
-                               {.n_cells = 30011, .batch_size = 512, .train_every = 1},
-                               {.n_cells = 30011, .batch_size = 512, .train_every = 1, .uneven = true},
-                               {.n_cells = 60000, .batch_size = 4096, .train_every = 1}};
+  static const plan plans[] = {
+      {.n_cells = 10000, .batch_size = 128, .train_every = 1},
+      {.n_cells = 30011, .batch_size = 512, .train_every = 1},
+      {.n_cells = 30011, .batch_size = 512, .train_every = 1, .uneven = true},
+      {.n_cells = 60000, .batch_size = 4096, .train_every = 1}};
   for (size_t i = 0; i < sizeof plans / sizeof *plans; ++i) {
     const double worst = worst_share(&plans[i]);
     if (!(worst <= 1.2)) {
@@ -333,7 +339,8 @@ static void test_shares(void **state) {
 
 /* ---- chance ---- */
 
-/* How often two cells that share a minibatch in epoch a share one in epoch b, over what chance would give. */
+/* How often two cells that share a minibatch in epoch a share one in epoch b, over what chance
+ * would give. */
 static double company_kept(walker *alone, uint32_t a, uint32_t b) {
   int64_t *first = steps_of(alone, a);
   int64_t *second = steps_of(alone, b);
@@ -372,8 +379,10 @@ static void test_epochs_differ(void **state) {
     for (uint32_t epoch = 1; epoch < 4; ++epoch) {
       const double kept = company_kept(&alone, 0, epoch);
       if (!(kept < 1.5)) {
-        fail_msg("%lld cells: minibatches of epoch 0 meet again in epoch %u %.1f times as often as by chance",
-                 (long long)plans[i].n_cells, epoch, kept);
+        fail_msg(
+            "%lld cells: minibatches of epoch 0 meet again in epoch %u %.1f times as often as by "
+            "chance",
+            (long long)plans[i].n_cells, epoch, kept);
       }
     }
     walker_free(&alone);
@@ -427,9 +436,9 @@ static void test_left_out(void **state) {
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_definition),    cmocka_unit_test(test_epochs),
-      cmocka_unit_test(test_broken_off),
-      cmocka_unit_test(test_shares),        cmocka_unit_test(test_epochs_differ),
-      cmocka_unit_test(test_seeds),         cmocka_unit_test(test_left_out),
+      cmocka_unit_test(test_broken_off),    cmocka_unit_test(test_shares),
+      cmocka_unit_test(test_epochs_differ), cmocka_unit_test(test_seeds),
+      cmocka_unit_test(test_left_out),
   };
   if (av_comm_create(&comm, &argc, &argv) != AV_OK) {
     return 1;

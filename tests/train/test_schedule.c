@@ -15,10 +15,10 @@ static void test_epochs(void **state) {
   (void)state;
   static const struct {
     int64_t cells, epochs;
-  } table[] = {{1, 400},        {100, 400},     {20000, 400},   {20001, 400},    {20026, 399},
-               {40000, 200},    {53334, 150},   {100000, 80},   {1306127, 6},    {3200000, 2},
-               {5333333, 2},    {5333334, 1},   {8000000, 1},   {16000000, 1},   {20000000, 1},
-               {100000000, 1}};
+  } table[] = {{1, 400},     {100, 400},    {20000, 400},  {20001, 400},
+               {20026, 399}, {40000, 200},  {53334, 150},  {100000, 80},
+               {1306127, 6}, {3200000, 2},  {5333333, 2},  {5333334, 1},
+               {8000000, 1}, {16000000, 1}, {20000000, 1}, {100000000, 1}};
   for (size_t i = 0; i < sizeof table / sizeof *table; ++i) {
     assert_int_equal(av_default_epochs(table[i].cells), table[i].epochs);
   }
@@ -52,9 +52,9 @@ static void check(int n, char *const *overrides, size_t n_moments, const moment 
 
 static void test_default(void **state) {
   (void)state;
-  static const moment moments[] = {{0, 0, 0.0},        {0, 999, 0.0},     {1, 1000, 0.0025},
-                                   {100, 0, 0.25},     {399, 0, 0.9975},  {400, 0, 1.0},
-                                   {401, 5, 1.0},      {100000, 0, 1.0}};
+  static const moment moments[] = {{0, 0, 0.0},    {0, 999, 0.0},    {1, 1000, 0.0025},
+                                   {100, 0, 0.25}, {399, 0, 0.9975}, {400, 0, 1.0},
+                                   {401, 5, 1.0},  {100000, 0, 1.0}};
   check(0, NULL, N(moments), moments);
 }
 
@@ -62,8 +62,8 @@ static void test_by_epoch(void **state) {
   (void)state;
   char *const some[] = {"train.n_epochs_kl_warmup=4", "train.min_kl_weight=0.2",
                         "train.max_kl_weight=0.6"};
-  static const moment moments[] = {{0, 0, 0.2}, {1, 0, 0.3}, {2, 7, 0.4}, {3, 0, 0.5},
-                                   {4, 0, 0.6}, {9, 0, 0.6}};
+  static const moment moments[] = {{0, 0, 0.2}, {1, 0, 0.3}, {2, 7, 0.4},
+                                   {3, 0, 0.5}, {4, 0, 0.6}, {9, 0, 0.6}};
   check(3, some, N(moments), moments);
   char *const falling[] = {"train.n_epochs_kl_warmup=2", "train.min_kl_weight=3",
                            "train.max_kl_weight=1"};
@@ -88,8 +88,9 @@ static void test_none(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_epochs),  cmocka_unit_test(test_default), cmocka_unit_test(test_by_epoch),
-      cmocka_unit_test(test_by_step), cmocka_unit_test(test_none),
+      cmocka_unit_test(test_epochs),   cmocka_unit_test(test_default),
+      cmocka_unit_test(test_by_epoch), cmocka_unit_test(test_by_step),
+      cmocka_unit_test(test_none),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

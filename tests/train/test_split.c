@@ -1,5 +1,5 @@
-/* Sizes, membership and faults of the split into training, validation and test cells. Every rank builds
- * its part of the data set; what comes out is compared with the same on one process. */
+/* Sizes, membership and faults of the split into training, validation and test cells. Every rank
+ * builds its part of the data set; what comes out is compared with the same on one process. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -164,12 +164,14 @@ static void fill_key(av_dataset *dataset, int64_t n_train) {
   dataset->split = av_calloc((size_t)dataset->n_local, 1);
   for (int64_t i = 0; i < dataset->n_local; ++i) {
     const int64_t cell = dataset->first + i;
-    dataset->split[i] = cell < n_train ? AV_SPLIT_TRAIN
-                        : cell % 2 == 0 ? AV_SPLIT_VALIDATION : AV_SPLIT_TEST;
+    dataset->split[i] = cell < n_train  ? AV_SPLIT_TRAIN
+                        : cell % 2 == 0 ? AV_SPLIT_VALIDATION
+                                        : AV_SPLIT_TEST;
   }
 }
 
-/* A split of the file is taken as it is, whatever train_size says; empty cells are still left out. */
+/* A split of the file is taken as it is, whatever train_size says; empty cells are still left out.
+ */
 static void test_split_key(void **state) {
   (void)state;
   char *const other[] = {"train.train_size=0.1"};
@@ -179,8 +181,7 @@ static void test_split_key(void **state) {
   av_split split;
   assert_int_equal(av_split_create(&split, &comm, &config, &dataset), AV_OK);
   for (int64_t i = 0; i < dataset.n_local; ++i) {
-    assert_int_equal(split.of[i],
-                     dataset.library[i] > 0.0 ? dataset.split[i] : AV_SPLIT_EMPTY);
+    assert_int_equal(split.of[i], dataset.library[i] > 0.0 ? dataset.split[i] : AV_SPLIT_EMPTY);
   }
   assert_int_equal(split.n_train, 10);
   assert_int_equal(split.n_validation, 9);
@@ -211,29 +212,30 @@ static void check_fault(int64_t n_cells, int64_t empty_every, int64_t n_train_ke
 static void test_faults(void **state) {
   (void)state;
   char *const many[] = {"train.train_size=11"};
-  check_fault(10, 0, -1, 1, many, AV_CONFIG,
-              "command line: [train] train_size: 11 training cells asked for, but only 10 cells have "
-              "counts");
-  check_fault(12, 6, -1, 1, many, AV_CONFIG,
-              "command line: [train] train_size: 11 training cells asked for, but only 10 cells have "
-              "counts");
+  check_fault(
+      10, 0, -1, 1, many, AV_CONFIG,
+      "command line: [train] train_size: 11 training cells asked for, but only 10 cells have "
+      "counts");
+  check_fault(
+      12, 6, -1, 1, many, AV_CONFIG,
+      "command line: [train] train_size: 11 training cells asked for, but only 10 cells have "
+      "counts");
   char *const both[] = {"train.train_size=8", "train.validation_size=3"};
-  check_fault(10, 0, -1, 2, both, AV_CONFIG,
-              "command line: [train] validation_size: 8 training and 3 validation cells are more than "
-              "the 10 cells with counts");
-  check_fault(2, 0, -1, 0, NULL, AV_BADDATA,
-              "cells.h5ad: 2 training cells; at least 3 are needed");
+  check_fault(
+      10, 0, -1, 2, both, AV_CONFIG,
+      "command line: [train] validation_size: 8 training and 3 validation cells are more than "
+      "the 10 cells with counts");
+  check_fault(2, 0, -1, 0, NULL, AV_BADDATA, "cells.h5ad: 2 training cells; at least 3 are needed");
   char *const few[] = {"train.train_size=0.2"};
-  check_fault(10, 0, -1, 1, few, AV_BADDATA,
-              "cells.h5ad: 2 training cells; at least 3 are needed");
+  check_fault(10, 0, -1, 1, few, AV_BADDATA, "cells.h5ad: 2 training cells; at least 3 are needed");
   check_fault(30, 10, 3, 0, NULL, AV_BADDATA, /* cell 1 of cells 0 to 2 is empty */
               "cells.h5ad: 2 training cells; at least 3 are needed");
 }
 
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_sizes),     cmocka_unit_test(test_empty_cells),
-      cmocka_unit_test(test_random),    cmocka_unit_test(test_split_key),
+      cmocka_unit_test(test_sizes),  cmocka_unit_test(test_empty_cells),
+      cmocka_unit_test(test_random), cmocka_unit_test(test_split_key),
       cmocka_unit_test(test_faults),
   };
   if (av_comm_create(&comm, &argc, &argv) != AV_OK) {

@@ -31,23 +31,26 @@ static double gradient_scale(av_backend *be, const av_adam *adam, int64_t n, con
   return factor > 1.0 ? adam->scale : adam->scale * factor; /* a NaN stays */
 }
 
+av_adam_step av_cpu_adam_step(const av_adam *adam, double scale) {
+  const double correction1 = 1.0 - pow(adam->beta1, (double)adam->step);
+  const double correction2 = 1.0 - pow(adam->beta2, (double)adam->step);
+  const double decay = adam->weight_decay;
+  return (av_adam_step){.scale = (float)scale,
+                        .weight_decay = adam->decoupled ? 0.0f : (float)decay,
+                        .shrink = adam->decoupled ? (float)(adam->lr * decay) : 0.0f,
+                        .beta1 = (float)adam->beta1,
+                        .rest1 = (float)(1.0 - adam->beta1),
+                        .beta2 = (float)adam->beta2,
+                        .rest2 = (float)(1.0 - adam->beta2),
+                        .rate = (float)(adam->lr / correction1),
+                        .inv_root = (float)(1.0 / sqrt(correction2)),
+                        .eps = (float)adam->eps};
+}
+
 void av_cpu_adam(av_backend *be, const av_adam *adam, int64_t n, av_real *params, av_grad *grads,
                  av_real *m, av_real *v) {
   const av_kernels *kernels = av_kernels_of(be);
-  const double correction1 = 1.0 - pow(adam->beta1, (double)adam->step);
-  const double correction2 = 1.0 - pow(adam->beta2, (double)adam->step);
-  const double scale = gradient_scale(be, adam, n, grads);
-  const double decay = adam->weight_decay;
-  const av_adam_step step = {.scale = (float)scale,
-                             .weight_decay = adam->decoupled ? 0.0f : (float)decay,
-                             .shrink = adam->decoupled ? (float)(adam->lr * decay) : 0.0f,
-                             .beta1 = (float)adam->beta1,
-                             .rest1 = (float)(1.0 - adam->beta1),
-                             .beta2 = (float)adam->beta2,
-                             .rest2 = (float)(1.0 - adam->beta2),
-                             .rate = (float)(adam->lr / correction1),
-                             .inv_root = (float)(1.0 / sqrt(correction2)),
-                             .eps = (float)adam->eps};
+  const av_adam_step step = av_cpu_adam_step(adam, gradient_scale(be, adam, n, grads));
 #pragma omp parallel for schedule(static) num_threads(be->threads)
   for (int part = 0; part < be->threads; ++part) {
     int64_t begin = 0;

@@ -84,7 +84,7 @@ av_sparse_part av_by_gene(const av_batch *batch, const float *value, int64_t beg
 }
 
 bool av_gene_bounds(const av_counts *counts, int threads, int32_t *bounds) {
-  enum { SAMPLE = 4096 };
+  enum { SAMPLE = 4096, ENTRIES = 8 }; /* a tile: what the weights of a gene cost besides */
   const int64_t genes = counts->n_genes;
   const int64_t step = counts->n_rows / SAMPLE + 1;
   const int64_t longest = av_counts_longest_row(counts);
@@ -98,8 +98,10 @@ bool av_gene_bounds(const av_counts *counts, int threads, int32_t *bounds) {
       before[gene[e] + 1] += 1;
     }
   }
+  const int64_t sampled = (counts->n_rows + step - 1) / step;
+  const int64_t of_weights = 1 + sampled * ENTRIES / AV_TILE_ROWS;
   for (int64_t g = 0; complete && g < genes; ++g) {
-    before[g + 1] += before[g] + 1; /* 1: so that genes count where there are no entries */
+    before[g + 1] += before[g] + of_weights;
   }
   int64_t g = 0;
   for (int part = 0; complete && part < threads; ++part) {

@@ -20,8 +20,8 @@ int64_t av_by_gene_bytes(const av_batch *batch);
 av_sparse_part av_by_gene(const av_batch *batch, const float *value, int64_t begin, int64_t end,
                           int64_t gene_begin, int64_t gene_end, void *space);
 
-/* bounds (threads + 1): ranges of genes with about equal numbers of non-zeros, from a sample of the
- * rows; false without memory. */
+/* bounds (threads + 1): ranges of genes of about equal work, for their non-zeros, from a sample of
+ * the rows, and for their weights; false without memory. */
 bool av_gene_bounds(const av_counts *counts, int threads, int32_t *bounds);
 
 #endif

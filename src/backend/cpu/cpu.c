@@ -144,6 +144,7 @@ const av_backend_ops av_backend_cpu = {
     .batch_select = av_cpu_batch_select,
     .sparse_linear = av_cpu_sparse_linear,
     .sparse_linear_grad = av_cpu_sparse_linear_grad,
+    .sparse_linear_step = av_cpu_sparse_linear_step,
     .linear = av_cpu_linear,
     .linear_grad = av_cpu_linear_grad,
     .moments = av_cpu_moments,

@@ -69,7 +69,7 @@ typedef struct av_cell_facts {
 struct av_data {
   const av_dataset *dataset; /* borrowed */
   av_cell_facts *cell;       /* (n_local) */
-  int32_t *gene_bounds;      /* (threads + 1) ranges of genes with about equal non-zeros */
+  int32_t *gene_bounds;      /* (threads + 1) ranges of genes of about equal work */
 };
 
 struct av_batch {
@@ -144,6 +144,10 @@ static inline int64_t av_panels(int64_t n) { return (n + AV_PANEL - 1) / AV_PANE
  */
 void av_pack_panels(const av_backend *be, int64_t depth, int64_t n, const float *w, float *packed);
 
+/* A step of Adam with gradients multiplied by `scale`, its numbers rounded as the kernels want them
+ * (adam.c). */
+av_adam_step av_cpu_adam_step(const av_adam *adam, double scale);
+
 /* Operations, by file. */
 av_status av_cpu_data_load(av_backend *be, const av_dataset *dataset, av_data **data);
 void av_cpu_data_free(av_backend *be, av_data *data);
@@ -155,6 +159,9 @@ void av_cpu_sparse_linear(av_backend *be, const av_batch *batch, bool log1p, boo
                           int64_t n, const av_real *w, const av_real *bias, av_real *y);
 void av_cpu_sparse_linear_grad(av_backend *be, const av_batch *batch, bool log1p, bool covariates,
                                int64_t n, const av_real *dy, av_grad *dw, av_grad *dbias);
+bool av_cpu_sparse_linear_step(av_backend *be, const av_batch *batch, bool log1p, bool covariates,
+                               int64_t n, const av_real *dy, const av_adam *adam, av_real *w,
+                               av_real *m, av_real *v, av_grad *dw, av_grad *dbias);
 void av_cpu_linear(av_backend *be, const av_batch *batch, int64_t m, int64_t n_onehot, int64_t n,
                    const av_real *x, int64_t x_stride, const av_real *w, const av_real *bias,
                    av_real *y);

@@ -190,6 +190,7 @@ const av_backend_ops av_backend_reference = {
     .batch_select = ref_batch_select,
     .sparse_linear = ref_sparse_linear,
     .sparse_linear_grad = ref_sparse_linear_grad,
+    .sparse_linear_step = ref_sparse_linear_step,
     .linear = ref_linear,
     .linear_grad = ref_linear_grad,
     .moments = ref_moments,

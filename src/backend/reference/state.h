@@ -51,6 +51,9 @@ void ref_sparse_linear(av_backend *be, const av_batch *batch, bool log1p, bool c
                        int64_t n, const av_real *w, const av_real *bias, av_real *y);
 void ref_sparse_linear_grad(av_backend *be, const av_batch *batch, bool log1p, bool covariates,
                             int64_t n, const av_real *dy, av_grad *dw, av_grad *dbias);
+bool ref_sparse_linear_step(av_backend *be, const av_batch *batch, bool log1p_input,
+                            bool covariates, int64_t n, const av_real *dy, const av_adam *adam,
+                            av_real *w, av_real *m, av_real *v, av_grad *dw, av_grad *dbias);
 void ref_linear(av_backend *be, const av_batch *batch, int64_t m, int64_t n_onehot, int64_t n,
                 const av_real *x, int64_t x_stride, const av_real *w, const av_real *bias,
                 av_real *y);

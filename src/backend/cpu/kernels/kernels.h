@@ -51,6 +51,7 @@ typedef struct av_sparse_run {
 } av_sparse_run;
 typedef struct av_sparse_part {
   int64_t n_runs;
+  int64_t origin;           /* the gene whose row of dw comes first */
   const av_sparse_run *run; /* (n_runs + 1) */
   const av_sparse_entry *entry;
 } av_sparse_part;

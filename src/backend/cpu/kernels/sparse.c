@@ -1,7 +1,7 @@
 /* Sums of rows weighted by counts, sums in registers: the first layer and its weight gradient.
  *
  *   weighted_rows     out += value[e] * rows[index[e]]    forward: a cell's genes, rows of weights
- *   sparse_backward   dw[gene] += value * dy[row]         a gene's cells in a tile (../by_gene.h)
+ *   sparse_backward   dw[gene - origin] += value * dy[row]  a gene's cells in a tile (../by_gene.h)
  *
  * Forward gathers from 64 columns of the weights (half a megabyte for 2,000 genes: second-level
  * cache), backward from those columns of the tile's rows by themselves (32 KB: first-level cache;
@@ -108,7 +108,7 @@ INLINE void backward_columns(const int vectors, const av_sparse_part *part,
                              const float *restrict dy, int64_t stride, float *restrict dw) {
   const av_sparse_entry *restrict entry = part->entry;
   for (const av_sparse_run *run = part->run; run < part->run + part->n_runs; ++run) {
-    float *restrict to = dw + run->gene * stride;
+    float *restrict to = dw + (run->gene - part->origin) * stride;
     av_vec even[COLUMNS];
     av_vec odd[COLUMNS];
 #pragma GCC unroll 8
@@ -154,7 +154,7 @@ void AV_KERNEL(sparse_backward)(const av_sparse_part *part, const float *dy, int
     backward_columns(1, part, dy + j, stride, dw + j);
   }
   for (int64_t r = 0; j < n && r < part->n_runs; ++r) {
-    float *to = dw + part->run[r].gene * stride + j;
+    float *to = dw + (part->run[r].gene - part->origin) * stride + j;
     av_vec sum = av_vec_load_part(to, n - j);
     for (int32_t e = part->run[r].first; e < part->run[r + 1].first; ++e) {
       const av_vec x = av_vec_all(part->entry[e].value);
@@ -175,7 +175,7 @@ INLINE void backward_columns_exact(const int vectors, const av_sparse_part *part
     shift[v] = av_dvec_load(magic + v * AV_DOUBLES);
   }
   for (int64_t r = 0; r < part->n_runs; ++r) {
-    double *to = dw + part->run[r].gene * stride;
+    double *to = dw + (part->run[r].gene - part->origin) * stride;
     av_dvec sum[4];
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) {
@@ -207,7 +207,7 @@ void AV_KERNEL(sparse_backward_exact)(const av_sparse_part *part, const float *d
     backward_columns_exact(1, part, dy + j, stride, magic + j, dw + j);
   }
   for (int64_t r = 0; j < n && r < part->n_runs; ++r) {
-    double *to = dw + part->run[r].gene * stride;
+    double *to = dw + (part->run[r].gene - part->origin) * stride;
     for (int32_t e = part->run[r].first; e < part->run[r + 1].first; ++e) {
       const float *from = dy + part->entry[e].row * AV_TILE_COLUMNS;
       for (int64_t k = j; k < n; ++k) {
