@@ -42,8 +42,8 @@ int64_t av_counts_row(const av_counts *counts, int64_t row, int32_t *gene, float
 void av_counts_fetch(const av_counts *counts, int64_t row);
 /* Longest row. */
 int64_t av_counts_longest_row(const av_counts *counts);
-/* Sum of a row's values, exact while it is below 2^53. */
-double av_counts_row_sum(const av_counts *counts, int64_t row);
+/* sum (n_rows): of the values of each of n_rows rows from `first` on, exact while below 2^53. */
+void av_counts_sum_rows(const av_counts *counts, int64_t first, int64_t n_rows, double *sum);
 
 /* Building: begin, then add rows in order, then finish. The storage kind widens by itself (u8 to
  * u16 when more than one entry in 64 would be an escape) with a bounded copy; `fractions` selects
@@ -61,6 +61,9 @@ av_status av_builder_add_row(av_counts_builder *builder, int64_t n, const int32_
  * av_builder_append adds the rows of a part of that builder. */
 av_status av_builder_part(av_counts_builder *part, const av_counts_builder *whole);
 av_status av_builder_append(av_counts_builder *builder, const av_counts_builder *part);
+/* Rows so far; and taking back all but the first n_rows of them. */
+int64_t av_builder_n_rows(const av_counts_builder *builder);
+void av_builder_cut(av_counts_builder *builder, int64_t n_rows);
 av_status av_builder_finish(av_counts_builder *builder, av_counts *counts);
 void av_builder_free(av_counts_builder **builder);
 

@@ -278,25 +278,27 @@ static int64_t descents_between(const av_counts *counts, int64_t at, const av_ra
   return n;
 }
 
-/* Lists the `left` escapes among n codes put at `at`. */
+/* Position of the first escape in [at, end), or end. */
+static int64_t find_escape(const av_counts *counts, int64_t at, int64_t end) {
+  if (counts->kind == AV_COUNT_U8) {
+    const uint8_t *code = counts->value;
+    const uint8_t *found = memchr(code + at, UINT8_MAX, (size_t)(end - at));
+    return found != NULL ? found - code : end;
+  }
+  const uint16_t *code = counts->value;
+  while (at < end && code[at] != UINT16_MAX) {
+    ++at;
+  }
+  return at;
+}
+
+/* Lists the escapes among n codes put at `at`. */
 static av_status list_escapes(av_counts_builder *builder, const av_raw_rows *rows, int64_t at,
-                              int64_t n, int64_t left) {
-  const av_counts *counts = &builder->counts;
-  const uint8_t *narrow = counts->value;
-  const uint16_t *wide = counts->value;
-  for (int64_t i = 0; i < n && left > 0; ++i) {
-    if (counts->kind == AV_COUNT_U8) {
-      const uint8_t *found = memchr(narrow + at + i, UINT8_MAX, (size_t)(n - i));
-      i = found != NULL ? found - (narrow + at) : n;
-    } else {
-      while (i < n && wide[at + i] != UINT16_MAX) {
-        ++i;
-      }
-    }
-    if (i < n) {
-      AV_TRY(add_escape(builder, at + i, av_number_at(rows->value_kind, rows->value, i)));
-      --left;
-    }
+                              int64_t n) {
+  const int64_t end = at + n;
+  for (int64_t i = find_escape(&builder->counts, at, end); i < end;
+       i = find_escape(&builder->counts, i + 1, end)) {
+    AV_TRY(add_escape(builder, i, av_number_at(rows->value_kind, rows->value, i - at)));
   }
   return AV_OK;
 }
@@ -306,7 +308,7 @@ av_status av_builder_add_raw(av_counts_builder *builder, const av_raw_rows *rows
   av_counts *counts = &builder->counts;
   const int64_t n = rows->pointer[rows->n_rows] - rows->pointer[0];
   const int64_t at = counts->n_nonzero;
-  int64_t n_escaped = 0;
+  bool escapes = false;
   int64_t descents = 0;
   *added = false;
   if (counts->kind == AV_COUNT_F32) {
@@ -316,13 +318,15 @@ av_status av_builder_add_raw(av_counts_builder *builder, const av_raw_rows *rows
   AV_TRY(reserve_rows(builder, counts->n_rows + rows->n_rows));
   char *code = (char *)counts->value + (size_t)at * value_size(counts);
   char *gene = (char *)counts->gene + (size_t)at * gene_size(counts);
-  if (!av_pack_values(rows->value_kind, n, rows->value, largest, counts->kind, code, &n_escaped) ||
+  if (!av_pack_values(rows->value_kind, n, rows->value, largest, counts->kind, code, &escapes) ||
       !av_pack_genes(rows->index_kind, n, rows->index, counts->n_genes, counts->wide_genes, gene,
                      &descents) ||
       descents != descents_between(counts, at, rows)) {
     return AV_OK;
   }
-  AV_TRY(list_escapes(builder, rows, at, n, n_escaped));
+  if (escapes) {
+    AV_TRY(list_escapes(builder, rows, at, n));
+  }
   for (int64_t r = 1; r <= rows->n_rows; ++r) {
     counts->row_start[counts->n_rows + r] = at + rows->pointer[r] - rows->pointer[0];
   }
@@ -396,6 +400,17 @@ av_status av_builder_append(av_counts_builder *builder, const av_counts_builder 
   to->n_rows += from->n_rows;
   to->n_nonzero = at + from->n_nonzero;
   return judge(builder);
+}
+
+int64_t av_builder_n_rows(const av_counts_builder *builder) { return builder->counts.n_rows; }
+
+void av_builder_cut(av_counts_builder *builder, int64_t n_rows) {
+  av_counts *counts = &builder->counts;
+  counts->n_rows = n_rows;
+  counts->n_nonzero = counts->row_start[n_rows];
+  while (counts->n_escaped > 0 && counts->escaped_at[counts->n_escaped - 1] >= counts->n_nonzero) {
+    counts->n_escaped -= 1;
+  }
 }
 
 av_status av_builder_finish(av_counts_builder *builder, av_counts *counts) {

@@ -50,28 +50,29 @@ double av_number_at(av_number kind, const void *at, int64_t i) {
   return 0;
 }
 
-#ifdef AV_PACK_AVX2
+/* name_isa(...) of the best instruction set that the machine has. */
+#ifdef AV_PACK_X86
 static bool has_avx2(void) { return __builtin_cpu_supports("avx2"); }
+static bool has_avx512(void) {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+#define BEST(name, ...)                     \
+  has_avx512() ? name##_avx512(__VA_ARGS__) \
+  : has_avx2() ? name##_avx2(__VA_ARGS__)   \
+               : name##_baseline(__VA_ARGS__)
+#else
+#define BEST(name, ...) name##_baseline(__VA_ARGS__)
 #endif
 
 bool av_pack_values(av_number kind, int64_t n, const void *value, double largest,
-                    av_count_kind codes, void *code, int64_t *escaped) {
-#ifdef AV_PACK_AVX2
-  if (has_avx2()) {
-    return av_pack_values_avx2(kind, n, value, largest, codes, code, escaped);
-  }
-#endif
-  return av_pack_values_baseline(kind, n, value, largest, codes, code, escaped);
+                    av_count_kind codes, void *code, bool *escapes) {
+  return BEST(av_pack_values, kind, n, value, largest, codes, code, escapes);
 }
 
 bool av_pack_genes(av_number kind, int64_t n, const void *index, int64_t n_genes, bool wide,
                    void *gene, int64_t *descents) {
-#ifdef AV_PACK_AVX2
-  if (has_avx2()) {
-    return av_pack_genes_avx2(kind, n, index, n_genes, wide, gene, descents);
-  }
-#endif
-  return av_pack_genes_baseline(kind, n, index, n_genes, wide, gene, descents);
+  return BEST(av_pack_genes, kind, n, index, n_genes, wide, gene, descents);
 }
 
 static int64_t index_at(av_number kind, const void *index, int64_t i) {

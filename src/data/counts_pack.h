@@ -50,9 +50,9 @@ int64_t av_raw_expand(const av_raw_rows *rows, int64_t first, int64_t n, int64_t
 /* --- kernels, over n entries ---------------------------------------------------------------- */
 
 /* Codes of values, the escape code where a value is at least that; false if any value is not a
- * whole number in 1 .. largest (the codes are then worth nothing). *escaped: how many escapes. */
+ * whole number in 1 .. largest (the codes are then worth nothing). *escapes: some are. */
 bool av_pack_values(av_number kind, int64_t n, const void *value, double largest,
-                    av_count_kind codes, void *code, int64_t *escaped);
+                    av_count_kind codes, void *code, bool *escapes);
 /* Gene numbers; false if any is outside [0, n_genes). *descents: entries not above the one before
  * them. */
 bool av_pack_genes(av_number kind, int64_t n, const void *index, int64_t n_genes, bool wide,

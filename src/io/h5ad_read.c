@@ -189,8 +189,10 @@ static av_status sum_cells(av_dataset *dataset, int threads, int64_t *n_empty,
   dataset->library = av_malloc((size_t)dataset->n_local, sizeof *dataset->library);
   AV_TRY_ALLOC(dataset->library);
 #pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t i = 0; i < dataset->n_local; ++i) {
-    dataset->library[i] = av_counts_row_sum(&dataset->counts, i);
+  for (int t = 0; t < threads; ++t) {
+    const int64_t begin = dataset->n_local * t / threads;
+    const int64_t end = dataset->n_local * (t + 1) / threads;
+    av_counts_sum_rows(&dataset->counts, begin, end - begin, dataset->library + begin);
   }
   const double largest = dataset->counts.kind == AV_COUNT_F32 ? HUGE_VAL : 0x1p53;
   for (int64_t i = 0; i < dataset->n_local; ++i) {

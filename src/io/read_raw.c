@@ -7,7 +7,7 @@
 #include <string.h>
 
 enum {
-  PIECE = 16384,     /* entries looked at together: they stay in a core's own cache */
+  PIECE = 32768,     /* entries looked at together: they stay in a core's own cache */
   TASK = 131072,     /* entries of the rows that a thread takes ... */
   TASK_CHUNKS = 16,  /* ... or so many chunks: the first and last may be unpacked twice */
   LEAST_TASK = 1024, /* what a builder makes room for at least */
@@ -40,7 +40,7 @@ typedef struct team {
 /* What a thread has to itself. */
 typedef struct worker {
   team *team;
-  av_counts_builder *part;
+  av_counts_builder *part; /* NULL: the only worker, whose rows go to the team's builder */
   av_value_check check;
   av_raw_window data, indices;
   int32_t *gene; /* and value: room for the longest row */
@@ -54,8 +54,13 @@ static av_value_check fresh_check(const av_value_check *check) {
   return fresh;
 }
 
-/* Rows whose entries are not all plain counts of genes used, in order: one by one. */
-static bool add_one_by_one(worker *w, int64_t row, const av_raw_rows *rows) {
+static av_counts_builder *builder_of(const worker *w) {
+  return w->part != NULL ? w->part : w->team->builder;
+}
+
+/* Rows whose entries are not all plain counts of genes used, in order: one by one. *built: false if
+ * one of them has no column. */
+static av_status add_one_by_one(worker *w, int64_t row, const av_raw_rows *rows, bool *built) {
   const team *t = w->team;
   const av_slab *slab = t->slab;
   for (int64_t r = 0; r < rows->n_rows; ++r) {
@@ -63,22 +68,25 @@ static bool add_one_by_one(worker *w, int64_t row, const av_raw_rows *rows) {
     const int64_t n = rows->pointer[r + 1] - rows->pointer[r];
     const int64_t kept =
         av_raw_expand(rows, first, n, slab->matrix->n_columns, slab->position, w->gene, w->value);
-    if (kept < 0) {
-      return false;
+    *built = kept >= 0;
+    if (!*built) {
+      return AV_OK;
     }
     av_check_values(&w->check, slab->dataset->first + row + r, kept, w->gene, w->value);
-    if (av_builder_add_row(w->part, kept, w->gene, w->value) != AV_OK) {
-      return false;
-    }
+    AV_TRY(av_builder_add_row(builder_of(w), kept, w->gene, w->value));
   }
-  return true;
+  return AV_OK;
 }
 
-/* Rows [row, end) into the worker's part; false leaves them to the general way. */
-static bool build_part(worker *w, int64_t row, int64_t end) {
+/* Adds rows [row, end); without *built some of them at most, and all are left to the general way.
+ */
+static av_status build_rows(worker *w, int64_t row, int64_t end, bool *built) {
   const team *t = w->team;
   const int64_t *pointer = t->pointer;
-  while (row < end) {
+  w->check = fresh_check(&w->check);
+  w->data.fault = w->indices.fault = AV_RAW_FINE;
+  *built = true;
+  while (row < end && *built) {
     int64_t n_rows = 1;
     while (row + n_rows < end && pointer[row + n_rows + 1] - pointer[row] <= t->piece) {
       ++n_rows;
@@ -90,21 +98,19 @@ static bool build_part(worker *w, int64_t row, int64_t end) {
                         .index_kind = t->indices.kind};
     rows.value = av_raw_get(&w->data, pointer[row], n);
     rows.index = rows.value == NULL ? NULL : av_raw_get(&w->indices, pointer[row], n);
-    if (rows.value == NULL || rows.index == NULL) {
-      return false; /* the windows know why */
-    }
+    *built = rows.value != NULL && rows.index != NULL; /* else the windows know why */
     bool added = false;
-    if (t->all_genes && av_builder_add_raw(w->part, &rows, t->largest, &added) != AV_OK) {
-      return false;
+    if (*built && t->all_genes) {
+      AV_TRY(av_builder_add_raw(builder_of(w), &rows, t->largest, &added));
     }
     if (added) {
       w->check.n_checked += n;
-    } else if (!add_one_by_one(w, row, &rows)) {
-      return false;
+    } else if (*built) {
+      AV_TRY(add_one_by_one(w, row, &rows, built));
     }
     row += n_rows;
   }
-  return true;
+  return AV_OK;
 }
 
 /* The next rows for this worker; false when there are none. */
@@ -156,6 +162,12 @@ static av_status read_general(worker *w, int64_t row, int64_t end) {
   return status;
 }
 
+static void count_rows(worker *w, int64_t n_rows) {
+  av_slab *slab = w->team->slab;
+  av_value_check_merge(&slab->check, &w->check);
+  slab->dataset->n_read_raw += n_rows;
+}
+
 /* Appends the rows when those before them are there; without `built`, reads them the general way.
  * Errors come in the order of the rows: none of a thread that is not at its turn. */
 static void append_rows(worker *w, int64_t ticket, int64_t row, int64_t end, bool built) {
@@ -166,8 +178,7 @@ static void append_rows(worker *w, int64_t ticket, int64_t row, int64_t end, boo
   }
   if (t->status == AV_OK && built) {
     t->status = av_builder_append(t->builder, w->part);
-    av_value_check_merge(&t->slab->check, &w->check);
-    t->slab->dataset->n_read_raw += end - row;
+    count_rows(w, end - row);
   } else if (t->status == AV_OK) {
     t->status = read_general(w, row, end);
   }
@@ -176,22 +187,42 @@ static void append_rows(worker *w, int64_t ticket, int64_t row, int64_t end, boo
   pthread_mutex_unlock(&t->turn);
 }
 
+/* One of several. */
 static void work(worker *w) {
   team *t = w->team;
   int64_t ticket = 0;
   int64_t row = 0;
   int64_t end = 0;
   while (take_rows(w, &ticket, &row, &end)) {
-    w->check = fresh_check(&w->check);
     pthread_mutex_lock(&t->turn); /* the builder's codes must not become wider meanwhile */
     if (t->status == AV_OK) {     /* the first failure is the one recorded */
       t->status = av_builder_part(w->part, t->builder);
     }
-    const bool ready = t->status == AV_OK;
+    bool built = t->status == AV_OK;
     pthread_mutex_unlock(&t->turn);
-    w->data.fault = w->indices.fault = AV_RAW_FINE;
-    /* a part has room for what it is given: nothing in build_part records a failure */
-    append_rows(w, ticket, row, end, ready && build_part(w, row, end));
+    if (built && build_rows(w, row, end, &built) != AV_OK) {
+      built = false; /* never: a part has room for what it is given */
+    }
+    append_rows(w, ticket, row, end, built);
+  }
+}
+
+/* The only one needs no part: what it could not build it takes back. */
+static void work_alone(worker *w) {
+  team *t = w->team;
+  int64_t ticket = 0;
+  int64_t row = 0;
+  int64_t end = 0;
+  while (take_rows(w, &ticket, &row, &end)) {
+    const int64_t before = av_builder_n_rows(t->builder);
+    bool built = false;
+    t->status = build_rows(w, row, end, &built);
+    if (t->status == AV_OK && built) {
+      count_rows(w, end - row);
+    } else if (t->status == AV_OK) {
+      av_builder_cut(t->builder, before);
+      t->status = read_general(w, row, end);
+    }
   }
 }
 
@@ -205,7 +236,7 @@ static void free_worker(worker *w) {
   free(w->value);
 }
 
-static bool make_worker(worker *w, team *t, int64_t longest) {
+static bool make_worker(worker *w, team *t, bool alone, int64_t longest) {
   const av_dataset *dataset = t->slab->dataset;
   *w = (worker){.team = t, .check = fresh_check(&t->slab->check)};
   w->gene = av_malloc((size_t)longest, sizeof *w->gene);
@@ -213,8 +244,8 @@ static bool make_worker(worker *w, team *t, int64_t longest) {
   return w->gene != NULL && w->value != NULL &&
          av_raw_window_create(&w->data, &t->data, t->piece) &&
          av_raw_window_create(&w->indices, &t->indices, t->piece) &&
-         av_builder_create(&w->part, dataset->n_genes, t->part_rows, t->task,
-                           w->check.allow_fractions) == AV_OK;
+         (alone || av_builder_create(&w->part, dataset->n_genes, t->part_rows, t->task,
+                                     w->check.allow_fractions) == AV_OK);
 }
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -267,14 +298,14 @@ static av_status run_team(team *t, int n_threads, int64_t longest) {
   AV_TRY_ALLOC(workers);
   bool made = true;
   for (int i = 0; i < n_threads && made; ++i) {
-    made = make_worker(&workers[i], t, longest);
+    made = make_worker(&workers[i], t, n_threads == 1, longest);
   }
   if (!made) {
     av_error_clear(); /* the builder's words, if it was that */
     t->status = av_fail(AV_NOMEM, "%s: out of memory (blocks of %d threads)", t->slab->matrix->what,
                         n_threads);
   } else if (n_threads == 1) {
-    work(&workers[0]);
+    work_alone(&workers[0]);
   } else {
 #pragma omp parallel for schedule(static, 1) num_threads(n_threads)
     for (int i = 0; i < n_threads; ++i) {

@@ -29,6 +29,13 @@ static av_counts_builder *new_builder(int64_t n_genes, bool fractions) {
   return builder;
 }
 
+/* Sum of one row, taken alone. */
+static double row_sum(const av_counts *counts, int64_t row) {
+  double sum = -1;
+  av_counts_sum_rows(counts, row, 1, &sum);
+  return sum;
+}
+
 /* Compares every accessor of `counts` with the dense truth. */
 static void check(const av_counts *counts, const truth *expected) {
   assert_int_equal(counts->n_rows, expected->n_rows);
@@ -38,6 +45,8 @@ static void check(const av_counts *counts, const truth *expected) {
   const int64_t room = av_counts_longest_row(counts);
   int32_t *gene = av_malloc((size_t)room, sizeof *gene);
   float *value = av_malloc((size_t)room, sizeof *value);
+  double *sums = av_malloc((size_t)expected->n_rows, sizeof *sums);
+  av_counts_sum_rows(counts, 0, expected->n_rows, sums);
   for (int64_t row = 0; row < expected->n_rows; ++row) {
     const double *dense = expected->dense + row * expected->n_genes;
     const int64_t n = av_counts_row(counts, row, gene, value);
@@ -53,7 +62,7 @@ static void check(const av_counts *counts, const truth *expected) {
       }
     }
     assert_int_equal(at, n);
-    assert_true(av_counts_row_sum(counts, row) == sum);
+    assert_true(row_sum(counts, row) == sum && sums[row] == sum);
     n_nonzero += n;
     longest = n > longest ? n : longest;
   }
@@ -63,6 +72,7 @@ static void check(const av_counts *counts, const truth *expected) {
     assert_true(counts->escaped_at[e - 1] < counts->escaped_at[e]);
   }
   free(gene);
+  free(sums);
   free(value);
 }
 
@@ -154,7 +164,7 @@ static void exact_values(int padding, av_count_kind kind) {
   for (int64_t e = 0; e < counts.n_escaped; ++e) {
     assert_true(counts.escaped_value[e] >= (kind == AV_COUNT_U8 ? 255 : 65535));
   }
-  assert_true(av_counts_row_sum(&counts, 0) == sum);
+  assert_true(row_sum(&counts, 0) == sum);
   av_builder_free(&builder);
   av_counts_free(&counts);
   free(gene);
@@ -219,7 +229,7 @@ static void nothing_at_all(void **state) {
   }
   assert_int_equal(av_builder_finish(builder, &counts), AV_OK);
   assert_int_equal(counts.n_rows, 3);
-  assert_true(av_counts_row_sum(&counts, 2) == 0);
+  assert_true(row_sum(&counts, 2) == 0);
   av_builder_free(&builder);
   av_counts_free(&counts);
 }

@@ -266,32 +266,55 @@ static void refused(void **state) {
   free(r);
 }
 
+typedef struct instruction_set {
+  bool (*values)(av_number, int64_t, const void *, double, av_count_kind, void *, bool *);
+  bool (*genes)(av_number, int64_t, const void *, int64_t, bool, void *, int64_t *);
+} instruction_set;
+
+/* Those that this machine has: `sets` has room for four. */
+static int list_sets(instruction_set *sets) {
+  int n = 0;
+  sets[n++] = (instruction_set){av_pack_values, av_pack_genes}; /* the one chosen */
+#ifdef __x86_64__
+  if (__builtin_cpu_supports("avx2")) {
+    sets[n++] = (instruction_set){av_pack_values_avx2, av_pack_genes_avx2};
+  }
+  if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vl")) {
+    sets[n++] = (instruction_set){av_pack_values_avx512, av_pack_genes_avx512};
+  }
+#endif
+  return n;
+}
+
 /* Every instruction set against the plain one. */
 static void instruction_sets(void **state) {
   (void)state;
   rows *r = av_calloc(1, sizeof *r);
   uint16_t *code[2] = {av_calloc(MOST, 2), av_calloc(MOST, 2)};
   uint32_t *gene[2] = {av_calloc(MOST, 4), av_calloc(MOST, 4)};
-  for (int v = 0; v < VALUE_KINDS; ++v) {
-    for (int i = 0; i < INDEX_KINDS; ++i) {
-      fill(r, value_kinds[v], index_kinds[i], 2000, 5);
-      const int64_t n = r->pointer[ROWS] - r->pointer[0];
-      for (int wide = 0; wide < 2; ++wide) {
-        const av_count_kind codes = wide ? AV_COUNT_U16 : AV_COUNT_U8;
-        int64_t tally[4] = {0};
-        assert_true(
-            av_pack_values(value_kinds[v], n, r->raw_value, 0x1p53, codes, code[0], &tally[0]));
-        assert_true(av_pack_values_baseline(value_kinds[v], n, r->raw_value, 0x1p53, codes, code[1],
-                                            &tally[1]));
-        assert_true(av_pack_genes(index_kinds[i], n, r->raw_index, 2000, wide, gene[0], &tally[2]));
-        assert_true(av_pack_genes_baseline(index_kinds[i], n, r->raw_index, 2000, wide, gene[1],
-                                           &tally[3]));
-        assert_int_equal(tally[0], tally[1]);
-        assert_int_equal(tally[2], tally[3]);
-        assert_memory_equal(code[0], code[1], MOST * 2);
-        assert_memory_equal(gene[0], gene[1], MOST * 4);
-      }
-    }
+  instruction_set sets[4];
+  const int n_sets = list_sets(sets);
+  for (int at = 0; at < n_sets * VALUE_KINDS * INDEX_KINDS * 2; ++at) {
+    const instruction_set *set = &sets[at % n_sets];
+    const av_number values = value_kinds[at / n_sets % VALUE_KINDS];
+    const av_number indices = index_kinds[at / n_sets / VALUE_KINDS % INDEX_KINDS];
+    const bool wide = at / n_sets / VALUE_KINDS / INDEX_KINDS == 1;
+    const av_count_kind codes = wide ? AV_COUNT_U16 : AV_COUNT_U8;
+    fill(r, values, indices, 2000, 5);
+    const int64_t n = r->pointer[ROWS] - r->pointer[0];
+    bool escapes[2] = {false};
+    int64_t descents[2] = {0};
+    assert_true(set->values(values, n, r->raw_value, 0x1p53, codes, code[0], &escapes[0]));
+    assert_true(
+        av_pack_values_baseline(values, n, r->raw_value, 0x1p53, codes, code[1], &escapes[1]));
+    assert_true(set->genes(indices, n, r->raw_index, 2000, wide, gene[0], &descents[0]));
+    assert_true(
+        av_pack_genes_baseline(indices, n, r->raw_index, 2000, wide, gene[1], &descents[1]));
+    assert_int_equal(escapes[0], escapes[1]);
+    assert_int_equal(descents[0], descents[1]);
+    assert_memory_equal(code[0], code[1], MOST * 2);
+    assert_memory_equal(gene[0], gene[1], MOST * 4);
   }
   for (int i = 0; i < 2; ++i) {
     free(code[i]);
@@ -300,8 +323,52 @@ static void instruction_sets(void **state) {
   free(r);
 }
 
+/* Rows taken back are as if never added, escapes, wider codes and all. */
+static void cut(void **state) {
+  (void)state;
+  rows *r = av_calloc(1, sizeof *r);
+  rows *high = av_calloc(1, sizeof *high);
+  fill(r, AV_NUMBER_F32, AV_NUMBER_I32, 2000, 1);
+  fill(high, AV_NUMBER_F32, AV_NUMBER_I32, 2000, 50);
+  const rows *more[] = {r, high}; /* the second makes codes wider */
+  for (int with = 0; with < 2; ++with) {
+    av_counts expected = {0};
+    av_counts made = {0};
+    av_counts_builder *slow = new_builder(2000, 0);
+    av_counts_builder *fast = new_builder(2000, 0);
+    bool added = false;
+    assert_int_equal(av_builder_add_raw(fast, &r->raw, 0x1p53, &added), AV_OK);
+    av_builder_cut(fast, av_builder_n_rows(fast)); /* nothing to take back */
+    assert_int_equal(av_builder_n_rows(fast), ROWS);
+    for (int i = 0; i < 4; ++i) {
+      assert_int_equal(av_builder_add_raw(fast, &more[with]->raw, 0x1p53, &added), AV_OK);
+    }
+    av_builder_cut(fast, ROWS);
+    assert_int_equal(av_builder_n_rows(fast), ROWS);
+    for (int i = 0; i < 4; ++i) {
+      assert_int_equal(av_builder_add_raw(fast, &high->raw, 0x1p53, &added), AV_OK);
+    }
+    add_rows(slow, r);
+    for (int i = 0; i < 4; ++i) {
+      add_rows(slow, high);
+    }
+    assert_int_equal(av_builder_finish(slow, &expected), AV_OK);
+    assert_int_equal(av_builder_finish(fast, &made), AV_OK);
+    assert_int_equal(made.kind, AV_COUNT_U16);
+    assert_true(made.n_escaped > 0);
+    same_counts(&made, &expected);
+    av_counts_free(&expected);
+    av_counts_free(&made);
+    av_builder_free(&slow);
+    av_builder_free(&fast);
+  }
+  free(r);
+  free(high);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(all_types), cmocka_unit_test(wider_meanwhile),
-                                     cmocka_unit_test(refused), cmocka_unit_test(instruction_sets)};
+                                     cmocka_unit_test(refused), cmocka_unit_test(instruction_sets),
+                                     cmocka_unit_test(cut)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -68,8 +68,8 @@ void toy_create(av_dataset *dataset, av_split *split, const av_comm *comm, int64
   dataset->library = av_calloc(n, sizeof *dataset->library);
   *split = (av_split){.of = av_calloc(n, 1)};
   fill_counts(dataset);
+  av_counts_sum_rows(&dataset->counts, 0, dataset->n_local, dataset->library);
   for (int64_t i = 0; i < dataset->n_local; ++i) {
-    dataset->library[i] = av_counts_row_sum(&dataset->counts, i);
     split->of[i] = (dataset->first + i) % 7 == 3 ? AV_SPLIT_VALIDATION : AV_SPLIT_TRAIN;
   }
   for (int64_t cell = 0; cell < n_cells; ++cell) {

@@ -241,9 +241,7 @@ static void fill_counts(const cJSON *file, av_dataset *dataset) {
   must(av_builder_finish(builder, &dataset->counts));
   av_builder_free(&builder);
   dataset->library = room(dataset->n_local, sizeof *dataset->library);
-  for (int64_t i = 0; i < dataset->n_local; ++i) {
-    dataset->library[i] = av_counts_row_sum(&dataset->counts, i);
-  }
+  av_counts_sum_rows(&dataset->counts, 0, dataset->n_local, dataset->library);
   free(gene);
   free(counts);
 }

@@ -1,40 +1,32 @@
 /* Compiled once for each instruction set; counts_pack.c takes the best that the machine has. */
 #include "data/pack/kernels.h"
 
-enum { AT_ONCE = 4096 }; /* entries whose tallies fit the narrowest type they are counted in */
+enum { AT_ONCE = 4096 }; /* entries whose tally fits the narrowest type of an index */
 
 /* Larger values need no code and are left to the slow path. */
 static const double largest_fast = 2147483520.0; /* the float below 2^31 */
 
 /* Codes of `type` values: `work` is the type compared in, `integer` the one that holds a whole
- * value. A value out of 1 .. largest becomes 0, which is not itself or too small. No branch and no
- * bool, so that it becomes vector code. */
+ * value. A value outside 0 .. largest, or not a number, becomes another that differs from it. No
+ * branch and no bool, so that it becomes vector code. */
 #define VALUES(name, type, work, integer, code_type, escape)                    \
   static bool name(int64_t n, const type *restrict value, double largest,       \
-                   code_type *restrict code, int64_t *escaped) {                \
+                   code_type *restrict code, bool *escapes) {                   \
     const work limit = (work)(largest < largest_fast ? largest : largest_fast); \
-    int64_t bad = 0;                                                            \
-    int64_t above = 0;                                                          \
-    for (int64_t begin = 0; begin < n; begin += AT_ONCE) {                      \
-      const int m = (int)(n - begin < AT_ONCE ? n - begin : AT_ONCE);           \
-      const type *restrict from = value + begin;                                \
-      code_type *restrict to = code + begin;                                    \
-      integer wrong = 0;                                                        \
-      integer high = 0;                                                         \
-      for (int i = 0; i < m; ++i) {                                             \
-        const work x = (work)from[i];                                           \
-        const work y = x <= limit ? x : 0; /* a NaN too */                      \
-        const integer whole = (integer)(y > 0 ? y : 0);                         \
-        wrong += (work)whole != x ? 1 : 0;                                      \
-        wrong += whole < 1 ? 1 : 0;                                             \
-        high += whole >= (escape) ? 1 : 0;                                      \
-        to[i] = (code_type)(whole < (escape) ? whole : (escape));               \
-      }                                                                         \
-      bad += wrong > 0;                                                         \
-      above += (int64_t)high;                                                   \
+    integer wrong = 0;                                                          \
+    integer lowest = 1;                                                         \
+    integer highest = 0;                                                        \
+    for (int64_t i = 0; i < n; ++i) {                                           \
+      const work x = (work)value[i];                                            \
+      const work below = x < limit ? x : limit; /* of a NaN: limit */           \
+      const integer whole = (integer)(below > 0 ? below : 0);                   \
+      wrong |= (work)whole != x ? 1 : 0;                                        \
+      lowest = whole < lowest ? whole : lowest;                                 \
+      highest = whole > highest ? whole : highest;                              \
+      code[i] = (code_type)(whole < (escape) ? whole : (escape));               \
     }                                                                           \
-    *escaped = above;                                                           \
-    return bad == 0;                                                            \
+    *escapes = highest >= (escape);                                             \
+    return wrong == 0 && lowest > 0;                                            \
   }
 #define BOTH(name, type, work, integer)                         \
   VALUES(name##_to_u8, type, work, integer, uint8_t, UINT8_MAX) \
@@ -52,12 +44,12 @@ BOTH(i64, int64_t, int64_t, int64_t)
 BOTH(u64, uint64_t, uint64_t, uint64_t)
 
 #define CHOOSE(name, type)                                                                   \
-  return codes == AV_COUNT_U8 ? name##_to_u8(n, (const type *)value, largest, code, escaped) \
-                              : name##_to_u16(n, (const type *)value, largest, code, escaped)
+  return codes == AV_COUNT_U8 ? name##_to_u8(n, (const type *)value, largest, code, escapes) \
+                              : name##_to_u16(n, (const type *)value, largest, code, escapes)
 
 bool AV_PACK_NAME(av_pack_values)(av_number kind, int64_t n, const void *value, double largest,
-                                  av_count_kind codes, void *code, int64_t *escaped) {
-  *escaped = 0;
+                                  av_count_kind codes, void *code, bool *escapes) {
+  *escapes = false;
   if (codes == AV_COUNT_F32) {
     return false;
   }
@@ -92,8 +84,7 @@ bool AV_PACK_NAME(av_pack_values)(av_number kind, int64_t n, const void *value, 
 #define GENES(name, type, gene_type)                                       \
   static bool name(int64_t n, const type *restrict index, int64_t n_genes, \
                    gene_type *restrict gene, int64_t *descents) {          \
-    const type end = (type)n_genes;                                        \
-    int64_t bad = n > 0 && index[0] >= end;                                \
+    type highest = n > 0 ? index[0] : 0;                                   \
     int64_t down = 0;                                                      \
     if (n > 0) {                                                           \
       gene[0] = (gene_type)index[0];                                       \
@@ -102,18 +93,16 @@ bool AV_PACK_NAME(av_pack_values)(av_number kind, int64_t n, const void *value, 
       const int m = (int)(n - begin < AT_ONCE ? n - begin : AT_ONCE);      \
       const type *restrict from = index + begin;                           \
       gene_type *restrict to = gene + begin;                               \
-      type wrong = 0;                                                      \
       type some = 0;                                                       \
       for (int i = 0; i < m; ++i) {                                        \
-        wrong += from[i] >= end ? 1 : 0;                                   \
+        highest = from[i] > highest ? from[i] : highest;                   \
         some += from[i] <= from[i - 1] ? 1 : 0;                            \
         to[i] = (gene_type)from[i];                                        \
       }                                                                    \
-      bad += wrong > 0;                                                    \
       down += (int64_t)some;                                               \
     }                                                                      \
     *descents = down;                                                      \
-    return bad == 0;                                                       \
+    return n == 0 || highest < (type)n_genes;                              \
   }
 GENES(genes_32_16, uint32_t, uint16_t)
 GENES(genes_32_32, uint32_t, uint32_t)

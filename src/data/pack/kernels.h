@@ -11,11 +11,12 @@
 #define AV_PACK_DECLARE(isa)                                                              \
   bool AV_PACK_JOIN(av_pack_values, isa)(av_number kind, int64_t n, const void *value,    \
                                          double largest, av_count_kind codes, void *code, \
-                                         int64_t *escaped);                               \
+                                         bool *escapes);                                  \
   bool AV_PACK_JOIN(av_pack_genes, isa)(av_number kind, int64_t n, const void *index,     \
                                         int64_t n_genes, bool wide, void *gene,           \
                                         int64_t *descents);
 AV_PACK_DECLARE(_baseline)
 AV_PACK_DECLARE(_avx2)
+AV_PACK_DECLARE(_avx512)
 
 #endif
