@@ -1,7 +1,9 @@
 #include "data/counts.h"
 
 #include <stdlib.h>
-#include <string.h>
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 void av_counts_free(av_counts *counts) {
   free(counts->row_start);
@@ -108,44 +110,41 @@ int64_t av_counts_longest_row(const av_counts *counts) {
   return longest;
 }
 
-/* Sum of at most 1,024 codes: eight at a time in four lanes of 16 bits. Rows are short: the last
- * few codes cost one step as well, with those before them shifted out. */
-static int64_t sum_of_few(const uint8_t *code, int64_t n) {
-  const uint64_t bytes = UINT64_C(0x00ff00ff00ff00ff);
-  const uint64_t pairs = UINT64_C(0x0000ffff0000ffff);
-  uint64_t eight = 0;
-  uint64_t lanes = 0;
+/* Rows are short: in the vector form the last few codes cost one step as well, loaded together with
+ * those before them, which are masked out. */
+#ifdef __SSE2__
+static int64_t sum_of_u8(const uint8_t *code, int64_t n) {
+  enum { STEP = 16 };
+  static const uint8_t last[2 * STEP] = {[STEP] = 255, 255, 255, 255, 255, 255, 255, 255,
+                                         255,          255, 255, 255, 255, 255, 255, 255};
+  const __m128i zero = _mm_setzero_si128();
+  __m128i sums = zero;
   int64_t i = 0;
-  for (; i + 8 <= n; i += 8) {
-    memcpy(&eight, code + i, sizeof eight);
-    lanes += (eight & bytes) + ((eight >> 8) & bytes);
+  for (; i + STEP <= n; i += STEP) {
+    const __m128i codes = _mm_loadu_si128((const __m128i *)(const void *)(code + i));
+    sums = _mm_add_epi64(sums, _mm_sad_epu8(codes, zero));
   }
-  if (i < n && n >= 8) {
-    memcpy(&eight, code + n - 8, sizeof eight);
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-    eight >>= 8 * (8 - (n - i));
-#else
-    eight <<= 8 * (8 - (n - i));
-#endif
-    lanes += (eight & bytes) + ((eight >> 8) & bytes);
+  if (n >= STEP) {
+    const __m128i codes = _mm_loadu_si128((const __m128i *)(const void *)(code + n - STEP));
+    const __m128i kept = _mm_loadu_si128((const __m128i *)(const void *)(last + (n - i)));
+    sums = _mm_add_epi64(sums, _mm_sad_epu8(_mm_and_si128(codes, kept), zero));
     i = n;
   }
-  lanes = (lanes & pairs) + ((lanes >> 16) & pairs);
-  int64_t total = (int64_t)(lanes & UINT32_MAX) + (int64_t)(lanes >> 32);
+  int64_t total = _mm_cvtsi128_si64(sums) + _mm_cvtsi128_si64(_mm_srli_si128(sums, 8));
   for (; i < n; ++i) {
     total += code[i];
   }
   return total;
 }
-
+#else
 static int64_t sum_of_u8(const uint8_t *code, int64_t n) {
-  enum { FEW = 1024 };
   int64_t total = 0;
-  for (int64_t i = 0; i < n; i += FEW) {
-    total += sum_of_few(code + i, n - i < FEW ? n - i : FEW);
+  for (int64_t i = 0; i < n; ++i) {
+    total += code[i];
   }
   return total;
 }
+#endif
 
 static int64_t sum_of_u16(const uint16_t *code, int64_t n) {
   int64_t total = 0;
