@@ -17,55 +17,39 @@ with every operation timed, beside the floors of the machine, measured here as w
 Writes bench.json and bench.md to --out. Time it on a machine that does nothing else: the load
 before every run stands in both.
 """
-import argparse
-import json
 import os
-import signal
 import statistics
 import sys
-import tempfile
 
 sys.dont_write_bytecode = True
-HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, HERE)
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import floors
 import inference
 import memory
+import part
 import quality
 import reading
 import report
-from programs import (MODELS, PINS, Failed, Programs, load, make_environment,
-                      model_settings)
+from programs import MODELS, PINS, load, make_environment, training_settings
 
 
-def run_ours(programs, path, batch, model, minibatch, epochs, timed=False):
-    values = {"data.input": path, "train.train_size": "1.0",
-              "train.batch_norm_statistics": "running",
-              **model_settings(model, minibatch, epochs + 1)}
-    if batch:
-        values["data.batch_key"] = batch
-    return programs.ours(values, timed)
-
-
-def rate_of(seconds, cells):
-    """Cells/s of the epochs after the first."""
-    return cells * len(seconds[1:]) / sum(seconds[1:])
+def run_ours(programs, file, model, minibatch, epochs, timed=False):
+    return programs.ours(training_settings(file["path"], model, minibatch, epochs + 1,
+                                           file["batch"]), timed)
 
 
 def one_round(programs, file, model, minibatch, epochs, which):
     if which == "ours":
-        run = run_ours(programs, file["path"], file["batch"], model, minibatch, epochs)
+        run = run_ours(programs, file, model, minibatch, epochs)
         end = run["events"]["end"][0]
-        rate = rate_of([e["seconds"] for e in run["events"]["epoch"]],
-                       run["events"]["input"][0]["train_cells"])
-        return {"program": which, "cells_per_second": rate, "load": run["load"],
-                "peak_bytes": round(end["peak_bytes_mean"] * programs.ranks)}
+        return {"program": which, "cells_per_second": part.our_rate(run["events"]),
+                "load": run["load"], "peak_bytes": round(end["peak_bytes_mean"] * programs.ranks)}
     linear, likelihood = MODELS[model]
     run = programs.theirs({"do": "speed", "file": file["path"], "linear": linear,
                            "likelihood": likelihood, "minibatch": minibatch, "epochs": epochs + 1,
                            "batch": bool(file["batch"])})
-    return {"program": which, "cells_per_second": rate_of(run["epoch_seconds"], run["cells"]),
-            "load": run["load"], "peak_bytes": run["peak_bytes"],
+    return {"program": which, "load": run["load"], "peak_bytes": run["peak_bytes"],
+            "cells_per_second": part.rate_of(run["epoch_seconds"], run["cells"]),
             "scvi": run["scvi"], "torch": run["torch"]}
 
 
@@ -106,20 +90,12 @@ def time_phases(programs, file, model, minibatch, options, machine):
     """Of --rounds runs the fastest, which was disturbed least; and the seconds of all readings."""
     made, reads = [], []
     for _ in range(options.rounds):
-        run = run_ours(programs, file["path"], file["batch"], model, minibatch,
-                       options.phase_epochs, timed=True)
+        run = run_ours(programs, file, model, minibatch, options.phase_epochs, timed=True)
         cells = run["events"]["input"][0]["train_cells"]
-        reads.append(next(e["seconds_max"] for e in run["events"]["phase"] if e["name"] == "read"))
+        reads.append(part.phase(run["events"], "read"))
         made.append({"model": model, "minibatch": minibatch, "load": run["load"],
                      **floors.phases_of(run["lines"], machine, cells)})
     return max(made, key=lambda m: m["cells_per_second"]), reads
-
-
-def read_alone(path, options):
-    """Reading the file's counts by itself, beside a bare HDF5 read of them and anndata's read."""
-    options.shapes = [(options.ranks, options.threads)]
-    made = reading.measure(options, {"as stored": path})
-    return {**made["reads"][0], "anndata_seconds": made["anndata"]["as stored"]}
 
 
 def cpu_name():
@@ -128,153 +104,115 @@ def cpu_name():
     return names[0] if names else "unknown processor"
 
 
-def save(record, folder):
-    """After every step: a long run that is cut short leaves what it has measured."""
-    with open(os.path.join(folder, "bench.json"), "w") as file:
-        file.write(json.dumps(record, indent=1) + "\n")
-
-
-def make(programs, options):
+def file_of(programs, options):
     if options.file:
-        path, batch = os.path.abspath(options.file), options.batch
-    else:
-        path, batch = os.path.join(programs.folder, "simulated.h5ad"), "batch"
-        programs.simulate(path, options.cells, options.genes)
-    file = {"path": path, "batch": batch}
-    first = run_ours(programs, path, batch, options.models[0], options.minibatches[0], 1)
+        return {"path": os.path.abspath(options.file), "batch": options.batch}
+    path = os.path.join(programs.folder, "simulated.h5ad")
+    programs.simulate(path, options.cells, options.genes)
+    return {"path": path, "batch": "batch"}
+
+
+def begin(programs, options, file):
+    """The record before anything was compared."""
+    first = run_ours(programs, file, options.models[0], options.minibatches[0], 1)
     facts = first["events"]["input"][0]
-    shape = {"name": os.path.basename(path), "cells": facts["cells"], "genes": facts["genes"],
+    shape = {"name": os.path.basename(file["path"]), "cells": facts["cells"],
+             "genes": facts["genes"],
              "nonzero_share": facts["nonzeros"] / (facts["cells"] * facts["genes"])}
     machine = programs.measure_machine(facts["genes"], facts["nonzeros"] / facts["cells"],
                                        options.machine_seconds)
-    record = {"atlasvi": programs.version(), "scvi": None, "torch": None, "cpu": cpu_name(),
-              "settings": {k: getattr(options, k) for k in
-                           ("models", "minibatches", "epochs", "phase_epochs", "rounds", "ranks",
-                            "threads", "set")},
-              "file": shape, "machine": machine, "speed": [], "phases": [], "quality": []}
+    return {"scvi": None, "torch": None, "cpu": cpu_name(),
+            "settings": {k: getattr(options, k) for k in
+                         ("models", "minibatches", "epochs", "phase_epochs", "rounds", "ranks",
+                          "threads", "set")},
+            "file": shape, "machine": machine, "speed": [], "phases": [], "quality": []}
+
+
+def measure(programs, options):
+    """Saved after every step: a long run that is cut short leaves what it has measured."""
+    save = lambda: part.save(programs, options, "bench", record)
+    if options.make_env:
+        options.scvi_python = programs.scvi_python = make_environment(
+            os.path.abspath(options.make_env), options.pip_option)
+    if not programs.scvi_python:
+        print("no scvi-tools (--make-env FOLDER, --scvi-python or ATLASVI_SCVI_PYTHON): ours alone")
+    file = file_of(programs, options)
+    record = begin(programs, options, file)
     cases = [(m, b) for m in options.models for b in options.minibatches]
     for model, minibatch in cases:
         record["speed"].append(compare_speed(programs, file, model, minibatch, options))
-        save(record, options.out)
+        save()
     for run in (r for s in record["speed"] for r in s["runs"] if "scvi" in r):
         record["scvi"], record["torch"] = run["scvi"], run["torch"]
     reads = []
     for model, minibatch in cases:
-        made, more = time_phases(programs, file, model, minibatch, options, machine)
+        made, more = time_phases(programs, file, model, minibatch, options, record["machine"])
         record["phases"].append(made)
         reads += more
-        save(record, options.out)
-    record["read"] = {"seconds": statistics.median(reads), **read_alone(path, options)}
-    for each in options.quality or ([path] if options.short and programs.scvi_python else []):
+        save()
+    record["read"] = {"seconds": statistics.median(reads),
+                      **reading.in_bench(programs, options, file["path"])}
+    own = [file["path"]] if options.short and programs.scvi_python else []
+    for each in options.quality or own:
         for model in options.models:
             print("  time to quality: %s, %s, load %.1f" % (each, model, load()), flush=True)
             record["quality"].append(quality.compare(programs, os.path.abspath(each), model,
                                                      options.minibatches[0], options))
-            save(record, options.out)
+            save()
     if options.memory_cells:
         record.update(memory.in_bench(programs, options))
-        save(record, options.out)
+        save()
     if options.inference_cells:
         found = inference.in_bench(programs, options)
         record.update({k: found[k] for k in ("inference", "inference_settings")})
     return record
 
 
+def text_of(record):
+    text = report.markdown(record)
+    for more in (memory, inference):
+        text += "\n".join([""] + more.markdown(record)) if more.__name__ in record else ""
+    return text
+
+
 def parse():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = part.parser_of(__doc__, ["phases", "machine", "reader"])
     add = parser.add_argument
-    words = lambda text: [w for w in text.split(",") if w]
-    numbers = lambda text: [int(w) for w in words(text)]
-    add("--build", default="build/release", metavar="FOLDER", help="where the programs are built")
-    add("--atlasvi", default=os.environ.get("ATLASVI"), metavar="PROGRAM")
-    add("--phases", metavar="PROGRAM", help="bench_phases")
-    add("--machine", metavar="PROGRAM", help="bench_machine")
-    add("--reader", metavar="PROGRAM", help="bench_read")
-    add("--mpirun", default=os.environ.get("MPIRUN", "mpirun"))
     add("--make-env", metavar="FOLDER", help="make a venv with " + " ".join(PINS))
     add("--pip-option", action="append", default=[], help="for pip, e.g. an index with CPU wheels")
-    add("--scvi-python", default=os.environ.get("ATLASVI_SCVI_PYTHON"), metavar="PYTHON")
     add("--file", help="train on this file (counts in X)")
     add("--batch", default="", metavar="COLUMN", help="of --file: batch, or nothing for no batches")
-    add("--cells", type=int, default=20000)
-    add("--genes", type=int, default=2000)
-    add("--models", type=words, default=["LDVAE-NB", "scVI-ZINB", "scVI-NB"])
-    add("--minibatches", type=numbers, default=[128, 1024])
-    add("--epochs", type=int, default=5, help="that count; one more warms up")
-    add("--phase-epochs", type=int, default=10, help="the same of the run with operations timed")
-    add("--rounds", type=int, default=3)
-    add("--threads", type=int, default=2, help="a rank")
-    add("--ranks", type=int, default=1, help="of ours; scvi-tools gets ranks x threads threads")
-    add("--cpus", type=numbers, default=[], help="cores for both programs")
-    add("--set", nargs="*", default=[], metavar="section.key=value", help="more settings of ours")
+    add("--cells", type=part.positive, default=20000)
+    add("--genes", type=part.positive, default=2000)
+    add("--models", type=part.some_of(MODELS), default=["LDVAE-NB", "scVI-ZINB", "scVI-NB"])
+    add("--minibatches", type=part.positives, default=[128, 1024])
+    add("--epochs", type=part.positive, default=5, help="that count; one more warms up")
+    add("--phase-epochs", type=part.positive, default=10,
+        help="the same of the run with operations timed")
     add("--quality", nargs="*", default=[], metavar="FILE")
     add("--quality-counts", default="X", help="X, layers/NAME or raw/X")
     add("--quality-batch", default="", metavar="COLUMN")
     add("--quality-genes", type=int, default=0, help="those with the largest totals; 0: all")
     add("--quality-epochs", type=int, default=0, help="0: scvi-tools' default")
-    add("--memory-cells", type=numbers, default=[], metavar="N,N", help="memory by size too")
-    add("--memory-genes", type=numbers, default=[2000], metavar="N,N")
+    add("--memory-cells", type=part.positives, default=[], metavar="N,N", help="memory by size too")
+    add("--memory-genes", type=part.positives, default=[2000], metavar="N,N")
     add("--inference-cells", type=int, default=0, metavar="N", help="inference and writing too")
     add("--machine-seconds", type=float, default=0.05, help="a repetition of a measurement")
-    add("--out", default=".", metavar="FOLDER")
-    add("--short", action="store_true")
-    return parser, parser.parse_args()
-
-
-def settle(parser, options, folder):
+    options = parser.parse_args()
     if options.short:
         options.cells, options.genes, options.epochs, options.phase_epochs = 600, 150, 1, 1
         options.models, options.minibatches, options.rounds = ["LDVAE-NB", "scVI-ZINB"], [64], 1
         options.machine_seconds, options.quality_epochs = 0.0005, 3
-        options.quality_batch, options.out = "batch", folder
+        options.quality_batch = "batch"
         options.memory_cells, options.memory_genes, options.inference_cells = [300], [60], 300
-    for name, place in (("atlasvi", "src/atlasvi"), ("phases", "tests/bench/bench_phases"),
-                        ("machine", "tests/bench/bench_machine"),
-                        ("reader", "tests/bench/bench_read")):
-        path = os.path.abspath(getattr(options, name) or os.path.join(options.build, place))
-        setattr(options, name, path)
-        if not os.access(path, os.X_OK):
-            sys.exit("no program at %s: build first, name the folder with --build" % path)
-    unknown = [m for m in options.models if m not in MODELS]
-    if unknown or min(options.epochs, options.phase_epochs, options.rounds) < 1:
-        parser.error("models are %s; epochs and rounds at least 1" % ", ".join(MODELS))
     if options.file and options.batch not in ("", "batch"):
         parser.error("both programs must see the same batches: the column must be named batch")
     if options.make_env:
-        options.scvi_python = make_environment(os.path.abspath(options.make_env),
-                                               options.pip_option)
-    if options.scvi_python and not os.access(options.scvi_python, os.X_OK):
-        sys.exit("no python at %s" % options.scvi_python)
-    if options.quality and not options.scvi_python:
-        sys.exit("--quality needs scvi-tools: --make-env or --scvi-python")
-    if not options.scvi_python:
-        print("no scvi-tools (--make-env FOLDER, --scvi-python or ATLASVI_SCVI_PYTHON): ours alone")
-    os.makedirs(options.out, exist_ok=True)
-
-
-def main():
-    parser, options = parse()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # with what it started
-    with tempfile.TemporaryDirectory(prefix="atlasvi-bench-") as folder:
-        settle(parser, options, folder)
-        try:
-            record = make(Programs(options, folder), options)
-        except Failed as fault:
-            sys.exit(str(fault))
-        text = report.markdown(record)
-        for more in (memory, inference):
-            text += "\n".join([""] + more.markdown(record)) if more.__name__ in record else ""
-        save(record, options.out)
-        with open(os.path.join(options.out, "bench.md"), "w") as file:
-            file.write(text)
-        print("\n" + text)
-        with open(os.path.join(options.out, "bench.json")) as file:
-            faults = report.faults_of(json.load(file))
-    for fault in faults:
-        print("FAIL " + fault)
-    return 1 if faults else 0
+        options.scvi_python = None  # it may be the one that is yet to be made
+    elif options.quality and not options.scvi_python:
+        parser.error("--quality needs scvi-tools: --make-env or --scvi-python")
+    return options
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(part.main(parse(), "bench", measure, text_of, report.faults_of))

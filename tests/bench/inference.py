@@ -9,8 +9,9 @@
 On one simulated file, in turns, --rounds times; each model is trained for one epoch, which is not
 counted. Ours: seconds in which codes are computed and written (latent), decoded means of every cell
 and gene likewise (denoised; both: sample rates too), and in which the file is closed and stored on
-its disk, and in which it is read back and checked, which are told apart. scvi-tools: seconds of get_latent_representation and
-get_normalized_expression, into memory, with their default arguments and with --batch-size.
+its disk, and in which it is read back and checked, which are told apart. scvi-tools: seconds of
+get_latent_representation and get_normalized_expression, into memory, with their default arguments
+and with --batch-size.
 The plain write: as many bytes in blocks of 8 MiB to the same folder, with fsync. "over plain" holds
 the same against it: our seconds of computing, writing, closing and fsync (phase "store"), but not of
 reading back and checking (phase "verify"), which a plain write does not do.
@@ -24,7 +25,7 @@ import time
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import part
-from programs import MODELS, load, model_settings
+from programs import MODELS, load, training_settings
 from report import number, table, whole
 
 KINDS = {"latent": {}, "denoised": {"output.denoised": "yes"},
@@ -47,9 +48,7 @@ def plain_write(folder, size):
 
 
 def run_ours(programs, options, path, kind):
-    values = {"data.input": path, "data.batch_key": "batch", "train.train_size": "1.0",
-              "train.batch_norm_statistics": "running", **KINDS[kind],
-              **model_settings(options.model, options.minibatch, 1)}
+    values = {**training_settings(path, options.model, options.minibatch, 1), **KINDS[kind]}
     before = load()
     events = programs.ours(values)["events"]
     facts = events["input"][0]
@@ -121,7 +120,8 @@ def markdown(record):
                      number(e.get("ratio"), "%.1f"), "%.2f" % (o["bytes"] / 1e9),
                      "%.2f" % o["seconds"], "%.2f" % o["compute_seconds"],
                      "%.2f" % e["best_stored_seconds"], "%.2f" % e["plain_seconds"],
-                     "%.2f" % e["ratio_to_plain"], "%.2f" % o["verify_seconds"], whole(o["peak_bytes"] / 2**20),
+                     "%.2f" % e["ratio_to_plain"], "%.2f" % o["verify_seconds"],
+                     whole(o["peak_bytes"] / 2**20),
                      whole(t["peak_bytes"] / 2**20) if t else "-"])
     return ["## Inference and writing", "",
             "%s, %s cells x %s genes, %d rank(s) x %d thread(s); of %d round(s) the fastest. scvi-tools "
@@ -167,20 +167,18 @@ def in_bench(programs, options):
 def parse():
     parser = part.parser_of(__doc__)
     add = parser.add_argument
-    add("--cells", type=int, default=100000)
-    add("--genes", type=int, default=2000)
-    add("--kinds", type=lambda text: text.split(","), default=list(KINDS),
-        help="of " + ",".join(KINDS))
+    add("--cells", type=part.positive, default=100000)
+    add("--genes", type=part.positive, default=2000)
+    add("--kinds", type=part.some_of(KINDS), default=list(KINDS), help="of " + ",".join(KINDS))
     add("--model", default="LDVAE-NB", choices=sorted(MODELS))
-    add("--minibatch", type=int, default=1024, help="of training")
-    add("--batch-size", type=int, default=1024, help="of scvi-tools' inference, beside its default")
+    add("--minibatch", type=part.positive, default=1024, help="of training")
+    add("--batch-size", type=part.positive, default=1024,
+        help="of scvi-tools' inference, beside its default")
     options = parser.parse_args()
     if options.short:
         options.cells, options.genes, options.rounds = 600, 150, 1
-    if set(options.kinds) - set(KINDS) or min(options.cells, options.genes, options.rounds) < 1:
-        parser.error("kinds are %s; cells, genes and rounds at least 1" % ", ".join(KINDS))
     return options
 
 
 if __name__ == "__main__":
-    sys.exit(part.main(parse(), "inference", measure, markdown, faults_of))
+    sys.exit(part.main(parse(), "inference", measure, part.headed(markdown), faults_of))

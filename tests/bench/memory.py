@@ -16,7 +16,7 @@ import sys
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import part
-from programs import MODELS, load, model_settings
+from programs import MODELS, load, training_settings
 from report import table, whole
 
 # What the short form allows beyond the counts: the program itself with its libraries, minibatches and
@@ -28,15 +28,12 @@ MOST_BYTES_A_NONZERO = 4.5
 def measure_one(programs, options, cells, genes):
     path = os.path.join(programs.folder, "sizes.h5ad")
     programs.simulate(path, cells, genes)
-    values = {"data.input": path, "data.batch_key": "batch", "train.train_size": "1.0",
-              "train.batch_norm_statistics": "running",
-              **model_settings(options.model, options.minibatch, options.epochs + 1)}
     before = load()
-    events = programs.ours(values)["events"]
+    events = programs.ours(training_settings(path, options.model, options.minibatch,
+                                             options.epochs + 1))["events"]
     os.unlink(path)
     facts, end = events["input"][0], events["end"][0]
-    seconds = [e["seconds"] for e in events["epoch"][1:]]
-    rate = facts["train_cells"] * len(seconds) / sum(seconds)
+    rate = part.our_rate(events)
     peak = round(end["peak_bytes_mean"] * programs.ranks)
     result = {"cells": cells, "genes": genes, "nonzeros": facts["nonzeros"], "load": before,
               "cells_per_second": rate, "us_a_cell": 1e6 / rate, "peak_bytes": peak,
@@ -111,19 +108,17 @@ def in_bench(programs, options):
 def parse():
     parser = part.parser_of(__doc__)
     add = parser.add_argument
-    add("--cells", type=part.numbers, default=[10000, 100000, 1000000])
-    add("--genes", type=part.numbers, default=[2000, 10000])
+    add("--cells", type=part.positives, default=[10000, 100000, 1000000])
+    add("--genes", type=part.positives, default=[2000, 10000])
     add("--model", default="LDVAE-NB", choices=sorted(MODELS))
-    add("--minibatch", type=int, default=1024)
-    add("--epochs", type=int, default=2, help="that count; one more warms up")
+    add("--minibatch", type=part.positive, default=1024)
+    add("--epochs", type=part.positive, default=2, help="that count; one more warms up")
     add("--any-memory", action="store_true", help="--short judges none: sanitizers need their own")
     options = parser.parse_args()
     if options.short:
         options.cells, options.genes, options.epochs, options.rounds = [60000], [300], 1, 1
-    if min(options.cells + options.genes + [options.epochs, options.rounds]) < 1:
-        parser.error("cells, genes, epochs and rounds are at least 1")
     return options
 
 
 if __name__ == "__main__":
-    sys.exit(part.main(parse(), "memory", measure, markdown, faults_of))
+    sys.exit(part.main(parse(), "memory", measure, part.headed(markdown), faults_of))

@@ -40,7 +40,7 @@ class Programs:
     """Where the programs are, and what all runs have in common."""
 
     def __init__(self, options, folder):
-        self.folder = folder
+        self.folder = os.path.abspath(folder)
         self.atlasvi, self.phases, self.machine = options.atlasvi, options.phases, options.machine
         self.mpirun = options.mpirun
         self.scvi_python = options.scvi_python
@@ -63,6 +63,10 @@ class Programs:
                 " ".join(argv), done.returncode, done.stdout.decode("utf-8", "replace")[-2000:],
                 done.stderr.decode("utf-8", "replace")[-4000:]))
         return done.stdout.decode("utf-8", "replace")
+
+    def across(self, ranks, argv):
+        """The command for so many ranks."""
+        return [self.mpirun, "--bind-to", "none", "-n", str(ranks), *argv] if ranks > 1 else argv
 
     def version(self):
         return " ".join(self.call([self.atlasvi, "--version"]).splitlines()[0].split())
@@ -90,9 +94,7 @@ class Programs:
                 for key, value in every.items():
                     section, name = key.split(".", 1)
                     file.write("[%s]\n%s = %s\n" % (section, name, value))
-            argv = [self.phases if timed else self.atlasvi, ini]
-            if self.ranks > 1:
-                argv = [self.mpirun, "--bind-to", "none", "-n", str(self.ranks), *argv]
+            argv = self.across(self.ranks, [self.phases if timed else self.atlasvi, ini])
             before = load()
             self.call(argv, {"ATLASVI_BENCH_PHASES": lines} if timed else None)
             events = {}
@@ -128,3 +130,10 @@ def model_settings(model, minibatch, epochs):
     if epochs:
         values["train.max_epochs"] = str(epochs)
     return values
+
+
+def training_settings(path, model, minibatch, epochs, batch="batch"):
+    """Ours on all cells of a file; an empty `batch`: without batches."""
+    values = {"data.input": path, "data.batch_key": batch, "train.train_size": "1.0",
+              "train.batch_norm_statistics": "running", **model_settings(model, minibatch, epochs)}
+    return {key: value for key, value in values.items() if value != ""}

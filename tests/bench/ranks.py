@@ -10,18 +10,16 @@ two minibatches, tells the seconds of a step: those of each cell, those of any m
 which sums travel. bench_comm tells what sums cost between two ranks here. From these the model (see
 step_seconds) works out 8, 64 and 512 ranks; links of other machines are examples (LINKS).
 """
-import argparse
 import json
 import math
 import os
-import signal
 import statistics
 import sys
-import tempfile
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from programs import MODELS, Failed, Programs, load, model_settings
+import part
+from programs import MODELS, load, training_settings
 from report import table
 
 RANKS = [8, 64, 512]
@@ -29,12 +27,6 @@ RANKS = [8, 64, 512]
 LINKS = [{"name": "12 GB/s", "latency": 1.5e-6, "gap": 0.3e-6, "bandwidth": 12e9},
          {"name": "25 GB/s", "latency": 1.5e-6, "gap": 0.3e-6, "bandwidth": 25e9}]
 NODE = 12  # times the speed of one core, for a rank of 16 cores: assumed, never measured
-
-
-def settings(options, path, model, minibatch):
-    return {"data.input": path, "data.batch_key": "batch", "train.train_size": "1.0",
-            "train.batch_norm_statistics": "running",
-            **model_settings(model, minibatch, options.epochs + 1)}
 
 
 def shaped(programs, ranks, threads):
@@ -48,12 +40,9 @@ def compare(programs, path, model, options):
     for turn in range(options.rounds):
         for ranks in (1, 2) if turn % 2 == 0 else (2, 1):
             run = shaped(programs, ranks, 3 - ranks).ours(
-                settings(options, path, model, options.minibatch))
-            events = run["events"]
-            seconds = [e["seconds"] for e in events["epoch"][1:]]
-            cells = events["input"][0]["train_cells"]
-            runs.append({"ranks": ranks, "cells_per_second": cells * len(seconds) / sum(seconds),
-                         "load": run["load"], "communication": events["communication"][0]})
+                training_settings(path, model, options.minibatch, options.epochs + 1))
+            runs.append({"ranks": ranks, "cells_per_second": part.our_rate(run["events"]),
+                         "load": run["load"], "communication": run["events"]["communication"][0]})
             print("  %s, %d x %d, round %d: %10.0f cells/s, load %.1f" % (
                 model, ranks, 3 - ranks, turn + 1, runs[-1]["cells_per_second"], run["load"]),
                 flush=True)
@@ -69,8 +58,8 @@ def timed_step(programs, path, model, minibatch, options):
     """Seconds of a step and of Adam in it; the sums that travel: (numbers, how often a step)."""
     best = None
     for _ in range(options.rounds):
-        lines = shaped(programs, 1, 1).ours(settings(options, path, model, minibatch),
-                                            timed=True)["lines"]
+        lines = shaped(programs, 1, 1).ours(
+            training_settings(path, model, minibatch, options.epochs + 1), timed=True)["lines"]
         of = lambda op: [l for l in lines[1:] if l["op"] == op]
         steps = sum(l["calls"] for l in of("adam"))
         step = {"minibatch": minibatch, "seconds": lines[0]["seconds"] / steps,
@@ -141,9 +130,8 @@ def extrapolate(work, link, add, ranks, minibatch, weak, speed):
 def measure(programs, options):
     path = os.path.join(programs.folder, "simulated.h5ad")
     programs.simulate(path, options.cells, options.genes)
-    argv = [options.mpirun, "--bind-to", "none", "-n", "2", options.comm, str(options.seconds)]
-    comm = json.loads(programs.call(argv))
-    record = {"atlasvi": programs.version(), "cells": options.cells, "genes": options.genes,
+    comm = json.loads(programs.call(programs.across(2, [options.comm, str(options.seconds)])))
+    record = {"cells": options.cells, "genes": options.genes,
               "minibatch": options.minibatch, "global_minibatches": options.global_minibatches,
               "rounds": options.rounds, "load": load(), "comm": comm, "link": link_of(comm),
               "models": {}}
@@ -202,8 +190,8 @@ def count(rate):
     return "%.2f M" % (rate / 1e6) if rate >= 1e6 else "%.0f k" % (rate / 1e3)
 
 
-def faults_of(record):
-    """What cannot be, whatever the speed."""
+def faults_of(record, _):
+    """What cannot be, whatever the speed and the options."""
     faults = []
     for model, m in record["models"].items():
         c = m["communication"]
@@ -226,81 +214,27 @@ def faults_of(record):
     return faults
 
 
-def check(path):
-    with open(os.path.splitext(path)[0] + ".json") as file:
-        wanted = markdown(json.load(file))
-    with open(path) as file:
-        if file.read() != wanted:
-            sys.exit("%s is not what its record says: run ranks.py --out there" % path)
-    print("%s agrees with its record" % path)
-
-
 def parse():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = part.parser_of(__doc__, ["phases", "comm"], ["--ranks", "--threads", "--scvi-python"])
     add = parser.add_argument
-    add("--build", default="build/release", metavar="FOLDER", help="where the programs are built")
-    add("--atlasvi", default=os.environ.get("ATLASVI"), metavar="PROGRAM")
-    add("--phases", metavar="PROGRAM", help="bench_phases")
-    add("--comm", metavar="PROGRAM", help="bench_comm")
-    add("--mpirun", default=os.environ.get("MPIRUN", "mpirun"))
-    add("--cells", type=int, default=20480)
-    add("--genes", type=int, default=2000)
-    add("--models", type=lambda text: text.split(","), default=["LDVAE-NB", "scVI-NB", "scVI-ZINB"])
+    add("--cells", type=part.positive, default=20480)
+    add("--genes", type=part.positive, default=2000)
+    add("--models", type=part.some_of(MODELS), default=["LDVAE-NB", "scVI-NB", "scVI-ZINB"])
     add("--minibatch", type=int, default=1024, help="measured, and a rank's where ranks add cells")
-    add("--global-minibatches", type=lambda text: [int(w) for w in text.split(",")],
-        default=[4096, 65536], help="of all ranks, in the model")
-    add("--epochs", type=int, default=5, help="that count; one more warms up")
-    add("--rounds", type=int, default=5)
+    add("--global-minibatches", type=part.positives, default=[4096, 65536],
+        help="of all ranks, in the model")
+    add("--epochs", type=part.positive, default=5, help="that count; one more warms up")
     add("--seconds", type=float, default=0.05, help="a measurement of bench_comm")
-    add("--out", default=".", metavar="FOLDER")
-    add("--short", action="store_true")
-    add("--check", metavar="FILE")
+    parser.set_defaults(rounds=5, ranks=1, threads=2, scvi_python=None)
     options = parser.parse_args()
-    if options.check:
-        return options
+    if options.minibatch < 16:
+        parser.error("minibatch is at least 16")
     if options.short:
         options.cells, options.genes, options.minibatch = 600, 150, 200
         options.epochs, options.rounds, options.seconds = 1, 1, 0.0005
         options.models = ["LDVAE-NB", "scVI-ZINB"]
-    for name, place in (("atlasvi", "src/atlasvi"), ("phases", "tests/bench/bench_phases"),
-                        ("comm", "tests/bench/bench_comm")):
-        path = os.path.abspath(getattr(options, name) or os.path.join(options.build, place))
-        setattr(options, name, path)
-        if not os.access(path, os.X_OK):
-            sys.exit("no program at %s: build first, name the folder with --build" % path)
-    unknown = [m for m in options.models if m not in MODELS]
-    if unknown or min(options.epochs, options.rounds) < 1 or options.minibatch < 16:
-        parser.error("models are %s; epochs and rounds at least 1, minibatch 16" % ", ".join(MODELS))
-    # what Programs asks for besides
-    options.machine, options.scvi_python, options.set = None, None, []
-    options.ranks, options.threads, options.cpus = 1, 2, []
     return options
 
 
-def main():
-    options = parse()
-    if options.check:
-        return check(options.check)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # with what it started
-    with tempfile.TemporaryDirectory(prefix="atlasvi-ranks-") as folder:
-        out = folder if options.short else options.out
-        os.makedirs(out, exist_ok=True)
-        try:
-            record = measure(Programs(options, folder), options)
-        except Failed as fault:
-            sys.exit(str(fault))
-        with open(os.path.join(out, "ranks.json"), "w") as file:
-            file.write(json.dumps(record, indent=1) + "\n")
-        with open(os.path.join(out, "ranks.md"), "w") as file:
-            file.write(markdown(record))
-        print("\n" + markdown(record))
-        check(os.path.join(out, "ranks.md"))
-        faults = faults_of(record)
-    for fault in faults:
-        print("FAIL " + fault)
-    return 1 if faults else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(part.main(parse(), "ranks", measure, markdown, faults_of))

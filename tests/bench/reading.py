@@ -8,44 +8,34 @@
 
 One simulated matrix in several storages: X/data float32 and X/indices int32, contiguous, chunked,
 gzip, gzip + shuffle, lzf. In turns, --rounds times: bench_read reads it with H5Dread alone, on one
-thread a rank whatever ours has, each rank an equal share into memory that it takes for it, as any
-program that reads a file; the same into memory that it has from before (`again`: for stored bytes
-no more than a copy out of the page cache); bench_read reads it as a run does (names and columns of
+thread a rank whatever ours has, each rank an equal share into memory that it takes for it by malloc,
+as any program that reads a file; the same into memory of huge pages (`huge`), which ours asks for;
+bench_read reads it as a run does (names and columns of
 the file, timed by themselves, then the counts, checked, into their compact form);
-anndata.read_h5ad. The best round of each counts, from a warm page cache. `ratio`: our rate of
-reading the counts over that of the bare read. Writes reading.json and reading.md to --out.
+anndata.read_h5ad, of --scvi-python if this one has no anndata. Medians count, from
+a warm page cache. `ratio`: our rate of reading the counts over that of the bare read. Writes
+reading.json and reading.md to --out.
 """
-import argparse
 import importlib.util
 import json
 import os
-import subprocess
+import statistics
 import sys
-import tempfile
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from programs import MPI_ENV, Failed, load
+import part
+from programs import Failed, load
+from report import number, table, whole
 
 STORAGES = {"contiguous": {}, "chunked": {"chunks": True}, "gzip": {"compression": "gzip"},
             "gzip+shuffle": {"compression": "gzip", "shuffle": True},
             "lzf": {"compression": "lzf"}}
 FIELDS = ("storage", "ranks", "threads", "nonzeros", "bytes", "file_bytes", "bare_seconds",
           "counts_seconds", "metadata_seconds", "bare_mb_per_second", "counts_mb_per_second",
-          "ratio", "ratio_with_metadata",
-          "again_seconds", "ratio_again", "load")
+          "ratio", "ratio_with_metadata", "huge_seconds", "ratio_huge", "load")
 ANNDATA = "import anndata, sys, time; t = time.perf_counter(); anndata.read_h5ad(sys.argv[1]); " \
           "print(time.perf_counter() - t)"
-
-
-def call(argv):
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}
-    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          env={**env, **MPI_ENV}, stdin=subprocess.DEVNULL)
-    if done.returncode != 0:
-        raise Failed("%s\nexit status %d\n%s" % (" ".join(argv), done.returncode,
-                                                 done.stderr.decode("utf-8", "replace")[-4000:]))
-    return done.stdout.decode()
 
 
 def store(source, path, storage):
@@ -71,87 +61,107 @@ def warm(path):
             pass
 
 
-def best_rounds(options, path, ranks, threads):
-    """Each program by itself takes the best of three within a round; rounds in turns."""
-    best = {**dict.fromkeys(("bare", "again", "counts", "metadata"), float("inf")), "load": 0.0}
-    launcher = [options.mpirun, "--bind-to", "none", "-n", str(ranks)] if ranks > 1 else []
+READS = 8  # of a program in a round; the first warms up
+
+
+def all_rounds(programs, options, path, ranks, threads):
+    """Rounds in turns; the seconds of every read but a process's first."""
+    seconds = {"plain": [], "huge": [], "counts": [], "metadata": []}
+    facts = {"load": 0.0}
     for turn in range(options.rounds):
-        best["load"] = max(best["load"], load())
-        for which in ("bare", "again", "ours") if turn % 2 == 0 else ("ours", "again", "bare"):
-            made = json.loads(call([*launcher, options.reader, which, path, str(threads), "3"]))
-            if which != "ours":
-                best["bytes"] = made["bytes"]
-                best[which] = min([best[which], *made["counts"]])
+        facts["load"] = max(facts["load"], load())
+        for which in ("plain", "huge", "ours") if turn % 2 == 0 else ("ours", "huge", "plain"):
+            made = json.loads(programs.call(programs.across(
+                ranks, [options.reader, which, path, str(threads), str(READS)])))
+            if which == "ours":
+                facts["nonzeros"] = made["nonzeros"]
+                seconds["counts"] += made["counts"][1:]
+                seconds["metadata"] += made["metadata"][1:]
             else:
-                best["nonzeros"] = made["nonzeros"]
-                best["counts"] = min([best["counts"], *made["counts"]])
-                best["metadata"] = min([best["metadata"], *made["metadata"]])
-    return best
+                facts["bytes"] = made["bytes"]
+                seconds[which] += made["counts"][1:]
+    return {**facts, **{k: statistics.median(v) for k, v in seconds.items()}}
 
 
-def compare(options, name, path, ranks, threads):
-    b = best_rounds(options, path, ranks, threads)
-    return {"storage": name, "ranks": ranks, "threads": threads, "nonzeros": b["nonzeros"],
-            "bytes": b["bytes"], "file_bytes": os.path.getsize(path), "bare_seconds": b["bare"],
-            "counts_seconds": b["counts"], "metadata_seconds": b["metadata"],
-            "bare_mb_per_second": b["bytes"] / b["bare"] / 1e6,
-            "counts_mb_per_second": b["bytes"] / b["counts"] / 1e6,
-            "ratio": b["bare"] / b["counts"],
-            "ratio_with_metadata": b["bare"] / (b["counts"] + b["metadata"]),
-            "again_seconds": b["again"], "ratio_again": b["again"] / b["counts"],
-            "load": b["load"]}
+def compare(programs, options, name, path, ranks, threads):
+    m = all_rounds(programs, options, path, ranks, threads)
+    return {"storage": name, "ranks": ranks, "threads": threads, "nonzeros": m["nonzeros"],
+            "bytes": m["bytes"], "file_bytes": os.path.getsize(path), "bare_seconds": m["plain"],
+            "counts_seconds": m["counts"], "metadata_seconds": m["metadata"],
+            "bare_mb_per_second": m["bytes"] / m["plain"] / 1e6,
+            "counts_mb_per_second": m["bytes"] / m["counts"] / 1e6,
+            "ratio": m["plain"] / m["counts"],
+            "ratio_with_metadata": m["plain"] / (m["counts"] + m["metadata"]),
+            "huge_seconds": m["huge"], "ratio_huge": m["huge"] / m["counts"],
+            "load": m["load"]}
 
 
-def time_anndata(options, path):
+def time_anndata(programs, options, path):
     """Seconds, or None where neither this Python nor that of scvi-tools has anndata."""
     python = sys.executable
     if importlib.util.find_spec("anndata") is None:
-        python = options.scvi_python
+        python = programs.scvi_python
     if not python:
         return None
     try:
-        return min(float(call([python, "-W", "ignore", "-c", ANNDATA, path]))
+        return min(float(programs.call([python, "-W", "ignore", "-c", ANNDATA, path]))
                    for _ in range(options.rounds))
     except Failed:
         return None
 
 
-def measure(options, files):
+def measure_files(programs, options, shapes, files):
     """files: {storage: path}. The record."""
     record = {"reads": [], "anndata": {}}
     for name, path in files.items():
         warm(path)
-        for ranks, threads in options.shapes:
-            made = compare(options, name, path, ranks, threads)
+        for ranks, threads in shapes:
+            made = compare(programs, options, name, path, ranks, threads)
             record["reads"].append(made)
             print("  reading %-12s %d x %d: bare %.3f s, counts %.3f s (%.0f MB/s), ratio %.2f" % (
                 name, ranks, threads, made["bare_seconds"], made["counts_seconds"],
                 made["counts_mb_per_second"], made["ratio"]), flush=True)
-        record["anndata"][name] = time_anndata(options, path)
+        record["anndata"][name] = time_anndata(programs, options, path)
     return record
 
 
+def measure(programs, options):
+    if options.file:
+        files = {"as stored": os.path.abspath(options.file)}
+        return measure_files(programs, options, options.shapes, files)
+    source = os.path.join(programs.folder, "simulated.h5ad")
+    programs.simulate(source, options.cells, options.genes)
+    files = {name: os.path.join(programs.folder, name + ".h5ad") for name in options.storages}
+    for name, path in files.items():
+        store(source, path, STORAGES[name])
+    return measure_files(programs, options, options.shapes, files)
+
+
+def in_bench(programs, options, path):
+    """As a part of bench.py: this file, by as many ranks and threads as train on it."""
+    made = measure_files(programs, options, [(options.ranks, options.threads)], {"as stored": path})
+    return {**made["reads"][0], "anndata_seconds": made["anndata"]["as stored"]}
+
+
 def markdown(record):
-    lines = ["| storage | ranks x threads | bare, s | MB/s | counts, s | MB/s | ratio | names and columns, s | ratio with them | bare again, s | ratio | "
-             "anndata, s |",
-             "| --- | --- |" + " ---: |" * 10]
-    for r in record["reads"]:
-        theirs = record["anndata"][r["storage"]]
-        lines.append("| %s | %d x %d | %.3f | %.0f | %.3f | %.0f | %.2f | %.3f | %.2f | %.3f | "
-                     "%.2f | %s |" % (
-            r["storage"], r["ranks"], r["threads"], r["bare_seconds"], r["bare_mb_per_second"],
-            r["counts_seconds"], r["counts_mb_per_second"], r["ratio"], r["metadata_seconds"],
-            r["ratio_with_metadata"], r["again_seconds"], r["ratio_again"], "-" if theirs is None else "%.3f" % theirs))
-    most = max(record["reads"], key=lambda r: r["nonzeros"])
+    rows = [[r["storage"], "%d x %d" % (r["ranks"], r["threads"]), "%.3f" % r["bare_seconds"],
+             "%.0f" % r["bare_mb_per_second"], "%.3f" % r["counts_seconds"],
+             "%.0f" % r["counts_mb_per_second"], "%.2f" % r["ratio"],
+             "%.3f" % r["metadata_seconds"], "%.2f" % r["ratio_with_metadata"],
+             "%.3f" % r["huge_seconds"], "%.2f" % r["ratio_huge"],
+             number(record["anndata"][r["storage"]], "%.3f")] for r in record["reads"]]
     return ["## Reading", "",
-            "Counts of %s non-zeros, page cache warm, best of the rounds. Bare: H5Dread of the same "
-            "arrays, one thread a rank, into memory taken for them; again: into memory that it has "
-            "touched before. Ratio: our rate over that one's." % format(most["nonzeros"], ","),
-            ""] + lines + [""]
+            "Counts of %s non-zeros, page cache warm, medians. Bare: H5Dread of the same "
+            "arrays, one thread a rank, into memory from malloc; huge: into memory of huge pages. "
+            "Ratio: our rate over that one's." % whole(
+                max(r["nonzeros"] for r in record["reads"])), ""] + table(
+        ["storage", "ranks x threads", "bare, s", "MB/s", "counts, s", "MB/s", "ratio",
+         "names and columns, s", "ratio with them", "huge, s", "ratio", "anndata, s"],
+        rows, left=2)
 
 
-def faults_of(record):
-    """What a record lacks, whatever the speed."""
+def faults_of(record, _):
+    """What a record lacks, whatever the speed and the options."""
     faults = []
     for r in record.get("reads", []):
         faults.extend("reading of %s: no %s" % (r.get("storage"), k) for k in FIELDS if k not in r)
@@ -162,78 +172,26 @@ def faults_of(record):
     return faults if record.get("reads") else ["nothing was read"]
 
 
-def shapes(text):
-    return [tuple(int(n) for n in word.split("x")) for word in text.split(",")]
+def shapes_of(text):
+    pairs = [word.split("x") for word in text.split(",")]
+    return [(part.positive(ranks), part.positive(threads)) for ranks, threads in pairs]
 
 
 def parse():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = part.parser_of(__doc__, ["reader"], ["--ranks", "--threads", "--set"])
     add = parser.add_argument
-    add("--build", default="build/release", metavar="FOLDER", help="where the programs are built")
-    add("--atlasvi", default=os.environ.get("ATLASVI"), metavar="PROGRAM")
-    add("--reader", metavar="PROGRAM", help="bench_read")
-    add("--mpirun", default=os.environ.get("MPIRUN", "mpirun"))
-    add("--scvi-python", default=os.environ.get("ATLASVI_SCVI_PYTHON"), metavar="PYTHON",
-        help="one with anndata, if this one has none")
     add("--file", metavar="FILE", help="read this file, X in CSR, instead of simulated ones")
-    add("--cells", type=int, default=200000)
-    add("--genes", type=int, default=2000)
-    add("--storages", default=",".join(STORAGES))
-    add("--shapes", type=shapes, default=[(1, 1), (1, 2), (2, 1)], metavar="RANKSxTHREADS,...")
-    add("--rounds", type=int, default=3)
-    add("--out", default=".", metavar="FOLDER")
-    add("--short", action="store_true")
+    add("--cells", type=part.positive, default=200000)
+    add("--genes", type=part.positive, default=2000)
+    add("--storages", type=part.some_of(STORAGES), default=list(STORAGES))
+    add("--shapes", type=shapes_of, default=[(1, 1), (1, 2), (2, 1)], metavar="RANKSxTHREADS,...")
+    parser.set_defaults(set=[])
     options = parser.parse_args()
+    options.ranks, options.threads = max(options.shapes, key=lambda s: s[0] * s[1])  # their cores
     if options.short:
         options.cells, options.genes, options.rounds = 500, 100, 1
-    for name, place in (("atlasvi", "src/atlasvi"), ("reader", "tests/bench/bench_read")):
-        path = os.path.abspath(getattr(options, name) or os.path.join(options.build, place))
-        setattr(options, name, path)
-        if not os.access(path, os.X_OK):
-            sys.exit("no program at %s: build first, name the folder with --build" % path)
-    if options.scvi_python and not os.access(options.scvi_python, os.X_OK):
-        sys.exit("no python at %s" % options.scvi_python)
-    if options.rounds < 1 or any(len(s) != 2 or min(s) < 1 for s in options.shapes):
-        parser.error("rounds, ranks and threads are at least 1")
-    unknown = [s for s in options.storages.split(",") if s not in STORAGES]
-    if unknown:
-        parser.error("storages are %s" % ", ".join(STORAGES))
     return options
 
 
-def main():
-    options = parse()
-    with tempfile.TemporaryDirectory(prefix="atlasvi-reading-") as folder:
-        if options.short:
-            options.out = folder
-        os.makedirs(options.out, exist_ok=True)
-        files = {"as stored": options.file}
-        try:
-            if not options.file:
-                source = os.path.join(folder, "simulated.h5ad")
-                call([options.atlasvi, "simulate", source, "cells=%d" % options.cells,
-                      "genes=%d" % options.genes])
-                files = {}
-                for name in options.storages.split(","):
-                    files[name] = os.path.join(folder, name + ".h5ad")
-                    store(source, files[name], STORAGES[name])
-            record = measure(options, files)
-        except Failed as fault:
-            sys.exit(str(fault))
-        with open(os.path.join(options.out, "reading.json"), "w") as file:
-            file.write(json.dumps(record, indent=1) + "\n")
-        version = " ".join(call([options.atlasvi, "--version"]).splitlines()[0].split())
-        text = version + "\n\n" + "\n".join(markdown(record))
-        with open(os.path.join(options.out, "reading.md"), "w") as file:
-            file.write(text)
-        print("\n" + text)
-        with open(os.path.join(options.out, "reading.json")) as file:
-            faults = faults_of(json.load(file))
-    for fault in faults:
-        print("FAIL " + fault)
-    return 1 if faults else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(part.main(parse(), "reading", measure, part.headed(markdown), faults_of))

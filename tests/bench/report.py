@@ -13,9 +13,10 @@ def gigabytes(value):
     return "-" if value is None else "%.2f GB" % (value / 1e9)
 
 
-def table(heads, rows):
-    right = ["---" if i == 0 else "---:" for i in range(len(heads))]
-    return ["| " + " | ".join(cells) + " |" for cells in [heads, right, *rows]] + [""]
+def table(heads, rows, left=1):
+    """The first `left` columns are words, the others figures."""
+    sides = ["---" if i < left else "---:" for i in range(len(heads))]
+    return ["| " + " | ".join(cells) + " |" for cells in [heads, sides, *rows]] + [""]
 
 
 def spread(side, form=whole):
@@ -115,15 +116,16 @@ def markdown(record):
                  record["atlasvi"], beside, whole(f["cells"]), whole(f["genes"]),
                  100 * f["nonzero_share"], s["ranks"], s["threads"], s["epochs"], s["rounds"],
                  "".join("; " + x for x in s["set"])), ""]
-    return "\n".join(lines + speed(record) + shares(record) + phases(record) + machine(record) + quality(record))
+    return "\n".join(lines + speed(record) + shares(record) + phases(record) + machine(record) +
+                     quality(record))
 
 
 SIDE = ["median", "min", "max", "peak_bytes"]
 ENTRY = ["seconds", "us_a_cell", "share", "floor_us_a_cell", "ratio"]
 
 
-def faults_of(record):
-    """What is not there, or cannot be, in a record, whatever the speed."""
+def faults_of(record, _):
+    """What is not there, or cannot be, in a record, whatever the speed and the options."""
     faults = []
 
     def has(where, node, keys):

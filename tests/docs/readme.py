@@ -5,7 +5,7 @@ usage: readme.py check|write
 
 The settings reference is `atlasvi help --markdown`, word for word; the benchmark table is that of
 tests/quality/benchmark_real.md, those of speed are from tests/bench/bench.md, bench_10000.md,
-reading.md and memory.md, that of ranks is tests/bench/ranks.md; every path, option and INI key that README names exists; every argument of the
+reading.md, memory.md and inference.md, that of ranks is tests/bench/ranks.md; every path, option and INI key that README names exists; every argument of the
 originals (arguments.txt) has its row, and every row an answer. `write` puts the tables in.
 """
 import os
@@ -19,7 +19,8 @@ ATLASVI = os.environ["ATLASVI"]
 REPORTS = [("speed", "bench.md", ["Training speed", "Share of the floor", "Time to quality"]),
            ("genes", "bench_10000.md", ["Training speed", "Share of the floor"]),
            ("reading", "reading.md", ["Reading"]),
-           ("memory", "memory.md", ["Memory"])]
+           ("memory", "memory.md", ["Memory"]),
+           ("inference", "inference.md", ["Inference and writing"])]
 
 
 def between(name, text):
