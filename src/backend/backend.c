@@ -2,9 +2,9 @@
 #include "backend/backend.h"
 
 #include "backend/cpu/cpu.h"
+#include "backend/cuda_module.h"
 #include "backend/reference/reference.h"
 #include "config/config.h"
-
 #include <string.h>
 
 /* A compiler checks the signatures in an operations table but not that it is complete. */
@@ -22,35 +22,45 @@ static av_status check_complete(const av_backend_ops *ops) {
   return AV_OK;
 }
 
-/* The operations of a backend; NULL if it is not in this build. */
-static const av_backend_ops *find(int choice) {
+/* The operations of a backend; NULL, and why, if there are none here. */
+static const av_backend_ops *find(int choice, const char **reason) {
+  const av_cuda_module *module = NULL;
   switch (choice) {
-    case AV_BACKEND_AUTO:
-    case AV_BACKEND_CPU:
-      return &av_backend_cpu;
     case AV_BACKEND_REFERENCE:
       return &av_backend_reference;
+    case AV_BACKEND_CUDA:
+      module = av_cuda_module_load(reason);
+      return module != NULL ? module->ops : NULL;
     default:
-      return NULL;
+      return &av_backend_cpu;
   }
 }
 
 av_status av_backend_available(int choice) {
-  if (find(choice) != NULL) {
+  const char *reason = NULL;
+  if (find(choice, &reason) != NULL) {
     return AV_OK;
   }
   return av_fail(AV_NODEVICE,
-                 "[runtime] backend = cuda: this build has no CUDA; the backends in it are %s",
-                 av_backend_names());
+                 "[runtime] backend = cuda: not in this build (%s); cpu and reference are", reason);
 }
 
-av_status av_backend_open(av_backend *be, int choice, const av_comm *comm, int threads,
-                          bool strict) {
-  AV_TRY(av_backend_available(choice));
-  const av_backend_ops *ops = find(choice);
+av_status av_backend_open_ops(av_backend *be, const av_backend_ops *ops,
+                              const av_backend_options *options, const av_comm *comm) {
   AV_TRY(check_complete(ops));
-  *be = (av_backend){.ops = ops, .comm = comm, .threads = threads, .strict = strict};
+  *be = (av_backend){.ops = ops,
+                     .comm = comm,
+                     .threads = options->threads,
+                     .strict = options->strict,
+                     .precision = options->precision,
+                     .sums_by_mpi = options->sums_by_mpi};
   return av_agree(comm, ops->open(be));
+}
+
+av_status av_backend_open(av_backend *be, const av_backend_options *options, const av_comm *comm) {
+  AV_TRY(av_backend_available(options->choice));
+  const char *reason = NULL;
+  return av_backend_open_ops(be, find(options->choice, &reason), options, comm);
 }
 
 void av_backend_close(av_backend *be) {
@@ -59,8 +69,6 @@ void av_backend_close(av_backend *be) {
   }
   *be = (av_backend){0};
 }
-
-const char *av_backend_names(void) { return "cpu, reference"; }
 
 int64_t av_fold_stats_size(const av_design *design, int64_t n_in, int64_t n_onehot) {
   const int64_t columns = n_onehot > 0 ? n_onehot : 1;

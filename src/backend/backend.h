@@ -2,8 +2,8 @@
  *
  * Model code (src/model) is written once, in terms of the coarse operations below, and never
  * dereferences what it passes to them. A backend implements them: `reference` (plain loops in
- * double, the readable definition and the tests' oracle) and `cpu` (threads, vectors, BLAS); `cuda`
- * will live in gpu/. The same tests run on each.
+ * double, the readable definition and the tests' oracle), `cpu` (threads, vectors, BLAS) and `cuda`
+ * (gpu/, where it is built). The same tests run on each.
  *
  * Letters (as everywhere): B cells of the global minibatch that this rank holds, Bg of all ranks, G
  * genes, S batches, K latent dimensions, O one-hot columns and C continuous covariates of
@@ -295,7 +295,9 @@ struct av_backend {
   const av_backend_ops *ops;
   const av_comm *comm;
   int threads;
-  bool strict;            /* order-free sums */
+  bool strict;   /* order-free sums */
+  int precision; /* as av_backend_options has it, like the next */
+  bool sums_by_mpi;
   size_t bytes[AV_KINDS]; /* of one element of each kind; set by open */
   void *state;            /* the backend's own */
 };
@@ -304,13 +306,21 @@ struct av_backend {
  * one line. Not collective. */
 av_status av_backend_available(int choice);
 
-/* Opens the backend `choice` (AV_BACKEND_* of config.h; auto = cpu). `strict` needs cpu. A backend
- * that is not in this build or has no device: AV_NODEVICE, in one line. Collective. */
-av_status av_backend_open(av_backend *be, int choice, const av_comm *comm, int threads,
-                          bool strict);
+typedef struct av_backend_options {
+  int choice; /* AV_BACKEND_* of config.h; auto = cpu */
+  int threads;
+  bool strict;      /* order-free sums (cpu); fixed orders (cuda has them always) */
+  int precision;    /* cuda: AV_PRECISION_* of config.h, of dense products */
+  bool sums_by_mpi; /* cuda: sums over ranks through host memory and MPI, not NCCL */
+} av_backend_options;
+
+/* Opens the backend that is asked for. One that is not in this build or has no device:
+ * AV_NODEVICE, in one line. Collective. */
+av_status av_backend_open(av_backend *be, const av_backend_options *options, const av_comm *comm);
+/* The same with the operations given, whatever options->choice. */
+av_status av_backend_open_ops(av_backend *be, const av_backend_ops *ops,
+                              const av_backend_options *options, const av_comm *comm);
 void av_backend_close(av_backend *be);
-/* Names of the backends in this build, "cpu, reference". */
-const char *av_backend_names(void);
 
 /* Element i of an array. */
 static inline void *av_backend_at(const av_backend *be, av_kind kind, const void *array,

@@ -19,26 +19,27 @@ enum { AV_DROPOUT_PER_CALL = 8, AV_NORMALS_PER_CALL = 4 };
 
 /* Dropout decides with 16 random bits a unit: unit u of layer `layer` uses 16-bit field u % 8
  * (field f: word f / 2, low half first) of the call with this index. */
-static inline uint32_t av_dropout_index(uint32_t layer, int64_t unit) {
+static inline AV_HOST_DEVICE uint32_t av_dropout_index(uint32_t layer, int64_t unit) {
   return (layer << 24) + (uint32_t)(unit / AV_DROPOUT_PER_CALL);
 }
 /* A unit is dropped if its field is below this; the probability is exact to 1/131,072. */
-static inline uint32_t av_dropout_threshold(double rate) {
+static inline AV_HOST_DEVICE uint32_t av_dropout_threshold(double rate) {
   return (uint32_t)(rate * 65536.0 + 0.5);
 }
 /* Kept units are scaled by this: the inverse of the probability to keep that the threshold gives.
  */
-static inline double av_dropout_scale(double rate) {
+static inline AV_HOST_DEVICE double av_dropout_scale(double rate) {
   return 65536.0 / (65536.0 - (double)av_dropout_threshold(rate));
 }
-static inline bool av_dropout_drops(const uint32_t words[4], int64_t unit, uint32_t threshold) {
+static inline AV_HOST_DEVICE bool av_dropout_drops(const uint32_t words[4], int64_t unit,
+                                                   uint32_t threshold) {
   const uint32_t field = (uint32_t)(unit % AV_DROPOUT_PER_CALL);
   return ((words[field / 2] >> (16 * (field % 2))) & 0xffffu) < threshold;
 }
 
 /* Four standard normals from four words, by Box-Muller in double: 0, 1 from words 0, 1; 2, 3 from
  * words 2, 3. */
-static inline void av_normals4(const uint32_t words[4], double out[4]) {
+static inline AV_HOST_DEVICE void av_normals4(const uint32_t words[4], double out[4]) {
   for (int pair = 0; pair < 2; ++pair) {
     const double u = ((double)words[2 * pair] + 0.5) * (1.0 / 4294967296.0);
     const double v = ((double)words[2 * pair + 1] + 0.5) * (1.0 / 4294967296.0);

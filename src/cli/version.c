@@ -1,6 +1,7 @@
 #include "cli/version.h"
 
 #include "cli/revision.h" /* written by revision.cmake when the program is built */
+#include "backend/cuda_module.h"
 #include "io/h5.h"
 
 #include <cblas.h>
@@ -42,6 +43,19 @@ void av_build_text(char text[AV_BUILD_TEXT]) {
            av_h5_version(), end == NULL ? (int)strlen(blas) : (int)(end - blas), blas);
 }
 
+static void print_cuda(FILE *out) {
+  char cuda[AV_CUDA_VERSION_TEXT] = "not in this build";
+  char nccl[AV_CUDA_VERSION_TEXT] = "not in this build";
+  const char *reason = NULL;
+  const av_cuda_module *module = av_cuda_module_load(&reason);
+  if (module != NULL) {
+    module->versions(cuda, nccl);
+  }
+  fprintf(out, "CUDA      %s\n", cuda);
+  fprintf(out, "NCCL      %s\n", nccl);
+  fprintf(out, "backends  cpu%s, reference\n", module != NULL ? ", cuda" : "");
+}
+
 void av_print_version(FILE *out) {
   char mpi[MPI_MAX_LIBRARY_VERSION_STRING] = "";
   mpi_text(mpi);
@@ -52,7 +66,5 @@ void av_print_version(FILE *out) {
   fprintf(out, "MPI       %s\n", mpi);
   fprintf(out, "HDF5      %s\n", av_h5_version());
   fprintf(out, "BLAS      %s\n", openblas_get_config());
-  fprintf(out, "CUDA      not in this build\n");
-  fprintf(out, "NCCL      not in this build\n");
-  fprintf(out, "backends  cpu, reference\n");
+  print_cuda(out);
 }

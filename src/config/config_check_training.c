@@ -140,6 +140,15 @@ static void check_runtime(av_checker *c) {
                    "run",
                    av_check_place(config, AV_AT_runtime_backend, room));
   }
+  const bool cuda = config->runtime.backend == AV_BACKEND_CUDA;
+  if (!cuda && config->runtime.precision != AV_PRECISION_FLOAT32) {
+    av_check_fault(c, AV_AT_runtime_precision,
+                   "%s needs backend = cuda; the others compute in float32 and better",
+                   av_config_choice("runtime", "precision", config->runtime.precision));
+  }
+  if (!cuda && config->runtime.gpu_sums != AV_GPU_SUMS_NCCL) {
+    av_check_fault(c, AV_AT_runtime_gpu_sums, "mpi needs backend = cuda");
+  }
 }
 
 void av_check_training(av_checker *c) {

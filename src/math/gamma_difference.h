@@ -9,21 +9,23 @@
 #ifndef AV_MATH_GAMMA_DIFFERENCE_H
 #define AV_MATH_GAMMA_DIFFERENCE_H
 
+#include "math/host_device.h"
+
 #include <math.h>
 
-static inline double av_stirling_tail(double z) {
+static inline AV_HOST_DEVICE double av_stirling_tail(double z) {
   const double r = 1.0 / (z * z);
   return (1.0 / 12 - r * (1.0 / 360 - r * (1.0 / 1260 - r * (1.0 / 1680 - r / 1188)))) / z;
 }
 
-static inline double av_digamma_tail(double z) {
+static inline AV_HOST_DEVICE double av_digamma_tail(double z) {
   const double r = 1.0 / (z * z);
   return r * (1.0 / 12 - r * (1.0 / 120 - r * (1.0 / 252 - r * (1.0 / 240 - r / 132))));
 }
 
 /* lgamma(x + theta) - lgamma(theta); log_theta = log(theta), given so that a theta that underflows
  * still counts. */
-static inline double av_lgamma_difference(double x, double theta, double log_theta) {
+static inline AV_HOST_DEVICE double av_lgamma_difference(double x, double theta, double log_theta) {
   double below = 0.0;
   double a = theta;
   if (x == 0.0) {
@@ -38,7 +40,7 @@ static inline double av_lgamma_difference(double x, double theta, double log_the
 }
 
 /* theta * (digamma(x + theta) - digamma(theta)) */
-static inline double av_scaled_digamma_difference(double x, double theta) {
+static inline AV_HOST_DEVICE double av_scaled_digamma_difference(double x, double theta) {
   double below = 0.0;
   double a = theta;
   while (a < 10.0) {

@@ -33,17 +33,21 @@ typedef struct av_nll {
 } av_nll;
 
 /* exp(x), at most e^600. */
-static inline double av_bounded_exp(double x) { return exp(x > 600.0 ? 600.0 : x); }
+static inline AV_HOST_DEVICE double av_bounded_exp(double x) { return exp(x > 600.0 ? 600.0 : x); }
 
 /* log(e^x + e): x itself far above log e. */
-static inline double av_log_plus_eps(double x) { return x > 40.0 ? x : log(exp(x) + AV_LOG_EPS); }
+static inline AV_HOST_DEVICE double av_log_plus_eps(double x) {
+  return x > 40.0 ? x : log(exp(x) + AV_LOG_EPS);
+}
 
 /* e^x / (e^x + e) */
-static inline double av_share_of_eps(double x) { return av_sigmoid(x - log(AV_LOG_EPS)); }
+static inline AV_HOST_DEVICE double av_share_of_eps(double x) {
+  return av_sigmoid(x - log(AV_LOG_EPS));
+}
 
 /* lgamma(x + theta) - lgamma(theta): for small integers sum over k < x of log(theta + k); for theta
  * above e^100, where x^2 / theta is no more than rounding, x log theta. */
-static inline double av_log_rising(double x, double log_theta) {
+static inline AV_HOST_DEVICE double av_log_rising(double x, double log_theta) {
   const double theta = exp(log_theta);
   if (log_theta > 100.0) {
     return x * log_theta;
@@ -60,7 +64,7 @@ static inline double av_log_rising(double x, double log_theta) {
 
 /* theta (digamma(x + theta) - digamma(theta)): for small integers sum over k < x of theta / (theta
  * + k); for theta above e^100 x. */
-static inline double av_scaled_rising_slope(double x, double log_theta) {
+static inline AV_HOST_DEVICE double av_scaled_rising_slope(double x, double log_theta) {
   const double theta = exp(log_theta);
   if (log_theta > 100.0) {
     return x;
@@ -78,10 +82,10 @@ static inline double av_scaled_rising_slope(double x, double log_theta) {
 /* What x = 0 costs: u = theta softplus(gap), q = theta mu / t, w = u - s q. For gap < 0, where
  * theta may overflow, u = s mu log1p(r) / r with r = e^gap = mu / (theta + e), and q = s mu (1 - mu
  * / t). */
-static inline av_nll av_nll_zero(double log_mu, double log_theta) {
+static inline AV_HOST_DEVICE av_nll av_nll_zero(double log_mu, double log_theta) {
   const double gap = log_mu - av_log_plus_eps(log_theta);
   const double s = av_share_of_eps(log_theta);
-  av_nll out = {0};
+  av_nll out = {0.0, 0.0, 0.0, 0.0};
   if (gap < 0.0) {
     const double mu = av_bounded_exp(log_mu);
     const double r = exp(gap);
@@ -98,7 +102,7 @@ static inline av_nll av_nll_zero(double log_mu, double log_theta) {
 
 /* x > 0 adds x (log t - log(mu + e)) - [lgamma(x + theta) - lgamma(theta)] + log x!, whose q is x
  * (mu / t - mu / (mu + e)) = -x mu / (mu + e) theta / t. */
-static inline av_nll av_nll_nb(double x, double log_mu, double log_theta) {
+static inline AV_HOST_DEVICE av_nll av_nll_nb(double x, double log_mu, double log_theta) {
   av_nll out = av_nll_zero(log_mu, log_theta);
   if (x > 0.0) {
     const double log_base = av_log_plus_eps(log_theta);
@@ -112,7 +116,8 @@ static inline av_nll av_nll_nb(double x, double log_mu, double log_theta) {
   return out;
 }
 
-static inline av_nll av_nll_zinb(double x, double log_mu, double log_theta, double p) {
+static inline AV_HOST_DEVICE av_nll av_nll_zinb(double x, double log_mu, double log_theta,
+                                                double p) {
   av_nll out = av_nll_nb(x, log_mu, log_theta);
   if (x > 0.0) {
     /* not an extra zero: the NB loss plus -log(1 - pi) = softplus(p) */
@@ -131,9 +136,11 @@ static inline av_nll av_nll_zinb(double x, double log_mu, double log_theta, doub
   return out;
 }
 
-static inline av_nll av_nll_poisson(double x, double log_mu) {
+static inline AV_HOST_DEVICE av_nll av_nll_poisson(double x, double log_mu) {
   const double mu = av_bounded_exp(log_mu);
-  return (av_nll){.loss = mu - (x > 0.0 ? x * log_mu - av_lgamma(x + 1.0) : 0.0), .q = mu - x};
+  const double loss = mu - (x > 0.0 ? x * log_mu - av_lgamma(x + 1.0) : 0.0);
+  const av_nll out = {loss, mu - x, 0.0, 0.0};
+  return out;
 }
 
 #endif

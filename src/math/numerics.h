@@ -2,23 +2,33 @@
 #ifndef AV_MATH_NUMERICS_H
 #define AV_MATH_NUMERICS_H
 
+#include "math/host_device.h"
+
 #include <math.h>
 #include <stdint.h>
 
 /* lgamma without libm's global sign; x > 0. */
-static inline double av_lgamma(double x) {
+static inline AV_HOST_DEVICE double av_lgamma(double x) {
+#ifdef __CUDA_ARCH__
+  return lgamma(x);
+#else
   int sign = 0;
   return lgamma_r(x, &sign);
+#endif
 }
 
 /* log(1 + e^x), no overflow. */
-static inline double av_softplus(double x) { return x > 0.0 ? x + log1p(exp(-x)) : log1p(exp(x)); }
+static inline AV_HOST_DEVICE double av_softplus(double x) {
+  return x > 0.0 ? x + log1p(exp(-x)) : log1p(exp(x));
+}
 
 /* log of softplus: x itself far below 0, where softplus(x) = e^x (1 - e^x / 2 + ...) underflows. */
-static inline double av_log_softplus(double x) { return x < -40.0 ? x : log(av_softplus(x)); }
+static inline AV_HOST_DEVICE double av_log_softplus(double x) {
+  return x < -40.0 ? x : log(av_softplus(x));
+}
 
 /* 1 / (1 + e^-x), no overflow. */
-static inline double av_sigmoid(double x) {
+static inline AV_HOST_DEVICE double av_sigmoid(double x) {
   if (x >= 0.0) {
     return 1.0 / (1.0 + exp(-x));
   }
@@ -27,7 +37,7 @@ static inline double av_sigmoid(double x) {
 }
 
 /* d log softplus(x) / dx = sigmoid(x) / softplus(x), 1 far below 0. */
-static inline double av_log_softplus_slope(double x) {
+static inline AV_HOST_DEVICE double av_log_softplus_slope(double x) {
   return x < -40.0 ? 1.0 : av_sigmoid(x) / av_softplus(x);
 }
 

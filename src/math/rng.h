@@ -15,15 +15,11 @@
 #ifndef AV_MATH_RNG_H
 #define AV_MATH_RNG_H
 
+#include "math/host_device.h"
+
 #include <Random123/philox.h>
 #include <math.h>
 #include <stdint.h>
-
-#ifdef __CUDACC__
-#define AV_HOST_DEVICE __host__ __device__
-#else
-#define AV_HOST_DEVICE
-#endif
 
 /* What a draw is for: one stream each. New purposes go at the end, so that results stay the same.
  */

@@ -67,8 +67,13 @@ static av_status open_backend(run *r) {
   const char *threads_from = NULL;
   AV_TRY(av_threads_choose(r->comm, config->runtime.threads_given ? config->runtime.threads : 0,
                            &threads, &threads_from));
-  AV_TRY(av_backend_open(&r->be, config->runtime.backend, r->comm, threads,
-                         config->runtime.reproducible == AV_REPRODUCIBLE_STRICT));
+  const av_backend_options options = {
+      .choice = config->runtime.backend,
+      .threads = threads,
+      .strict = config->runtime.reproducible == AV_REPRODUCIBLE_STRICT,
+      .precision = config->runtime.precision,
+      .sums_by_mpi = config->runtime.gpu_sums == AV_GPU_SUMS_MPI};
+  AV_TRY(av_backend_open(&r->be, &options, r->comm));
   char build[AV_BUILD_TEXT];
   av_build_text(build);
   const av_banner banner = {

@@ -1,5 +1,6 @@
 /* Microseconds of wall time a cell for each operation of the cpu backend, as one training step of
  * LDVAE and scVI calls them: bench_ops [threads [genes [strict]]]. Not a test. */
+#include "backend/tested.h"
 #include "backend/twin.h"
 
 #include "backend/cpu/cpu.h"
@@ -281,7 +282,7 @@ int main(int argc, char **argv) {
     av_data *data = NULL;
     b.fastest = av_calloc(64, sizeof *b.fastest);
     b.name = av_calloc(64, sizeof *b.name);
-    if (av_backend_open(&b.be, AV_BACKEND_CPU, &comm, threads, strict) != AV_OK ||
+    if (open_tested(&b.be, &comm, threads, strict) != AV_OK ||
         b.be.ops->data_load(&b.be, &dataset, &data) != AV_OK ||
         b.be.ops->batch_create(&b.be, data, b.rows, &b.batch) != AV_OK) {
       stop("setting up");

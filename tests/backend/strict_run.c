@@ -1,3 +1,4 @@
+#include "backend/tested.h"
 #include "backend/strict_run.h"
 
 #include "base/memory.h"
@@ -17,7 +18,7 @@ void run_open(run *r, const av_comm *comm, const av_dataset *dataset, int thread
              .labels = dataset->label.levels.n,
              .onehot = dataset->design.n_onehot,
              .most_cells = ROWS * MOST};
-  require(av_backend_open(&r->be, AV_BACKEND_CPU, comm, threads, strict));
+  require(open_tested(&r->be, comm, threads, strict));
   require(r->be.ops->data_load(&r->be, dataset, &r->data));
   require(r->be.ops->batch_create(&r->be, r->data, ROWS, &r->batch));
   int64_t rows[ROWS];

@@ -1,5 +1,6 @@
 /* Decoder and likelihood of the cpu backend against the reference: narrow and wide inputs, every
  * likelihood, dispersion and scale. (Numbers at the ends of their range: test_extremes.c.) */
+#include "backend/tested.h"
 #include "backend/twin.h"
 
 #include "backend/latent.h"
@@ -115,7 +116,7 @@ static void check_gradients(av_twin *twin, const av_test_kind *kind, arrays *a, 
   }
   BOTH(twin, decode_nll(be, batch, &decode[t], a->x.at[t], a->l.at[t], a->losses.at[t], a->dx.at[t],
                         a->dl.at[t]));
-  same_beside("losses", &a->losses, TOLERANCE, twin->be[CPU].strict ? (double)twin->n : 0.0);
+  same_beside("losses", &a->losses, TOLERANCE, twin->be[TESTED].strict ? (double)twin->n : 0.0);
   same_beside("dx", &a->dx, TOLERANCE, size);
   same_beside("dl", &a->dl, TOLERANCE, size);
   same_beside("dw", &a->dw[0], TOLERANCE, size);
@@ -135,7 +136,7 @@ static void check_values(av_twin *twin, const av_test_kind *kind, arrays *a) {
   float *out = av_calloc(cells * genes, 2 * TWINS * sizeof *out);
   double *numbers = av_calloc(cells * genes, TWINS * sizeof *numbers);
   assert_true(nll && out && numbers);
-  double *before = pair_read(&a->losses, CPU);
+  double *before = pair_read(&a->losses, TESTED);
   zero_gradients(twin, a);
   av_decode decode[TWINS];
   for (int t = 0; t < TWINS; ++t) {
@@ -165,7 +166,7 @@ static void check_values(av_twin *twin, const av_test_kind *kind, arrays *a) {
   }
   BOTH(twin,
        decode_nll(be, batch, &decode[t], a->x.at[t], a->l.at[t], a->losses.at[t], NULL, NULL));
-  double *after = pair_read(&a->losses, CPU);
+  double *after = pair_read(&a->losses, TESTED);
   assert_true(before[AV_LOSS_NLL] == after[AV_LOSS_NLL]);
   free(before);
   free(after);
@@ -249,7 +250,7 @@ static void against_reference(void **state) {
         }
         source from = {.item = 1000};
         arrays a = arrays_make(&twin, &kinds[k], &from);
-        for (int set = 0; use_instructions(&twin.be[CPU], set); ++set) {
+        for (int set = 0; use_way(&twin.be[TESTED], set); ++set) {
           /* one gene: rho = 1 and the gradient on its logit is 0 but for rounding */
           check_gradients(&twin, &kinds[k], &a, shape.genes == 1 ? 300.0 : 0.0);
           check_values(&twin, &kinds[k], &a);
@@ -273,8 +274,8 @@ static void output_without_labels(void **state) {
   arrays a = arrays_make(&twin, &kind, &from);
   float *mu[3];
   for (int step = 0; step < 3; ++step) { /* labels, none known, no labels at all */
-    av_backend *be = &twin.be[CPU];
-    av_decode decode = decode_of(&twin, &kind, &a, CPU, false);
+    av_backend *be = &twin.be[TESTED];
+    av_decode decode = decode_of(&twin, &kind, &a, TESTED, false);
     if (step == 2) {
       free(twin.dataset.label.code);
       twin.dataset.label.code = NULL;
@@ -287,13 +288,13 @@ static void output_without_labels(void **state) {
       rows[i] = twin_row(&twin, i);
     }
     av_batch *batch = NULL;
-    assert_int_equal(be->ops->batch_create(be, twin.data[CPU], twin.n, &batch), AV_OK);
+    assert_int_equal(be->ops->batch_create(be, twin.data[TESTED], twin.n, &batch), AV_OK);
     be->ops->batch_select(be, batch, twin.n, rows);
     mu[step] = av_calloc((size_t)(twin.n * shape.genes), sizeof *mu[step]);
     assert_non_null(mu[step]);
     decode.px_r = step == 0 ? decode.px_r : NULL;
     assert_int_equal(
-        be->ops->decode_output(be, batch, &decode, a.x.at[CPU], a.l.at[CPU], NULL, mu[step]),
+        be->ops->decode_output(be, batch, &decode, a.x.at[TESTED], a.l.at[TESTED], NULL, mu[step]),
         AV_OK);
     assert_memory_equal(mu[step], mu[0], (size_t)(twin.n * shape.genes) * sizeof *mu[step]);
     be->ops->batch_free(be, batch);

@@ -1,5 +1,6 @@
 /* Decoder and likelihood of the cpu backend on numbers at the ends of their range: losses against
  * long double, gradients against the reference. */
+#include "backend/tested.h"
 #include "backend/twin.h"
 
 #include "backend/latent.h"
@@ -59,19 +60,15 @@ enum { DL = HEADS, GRADS };
 
 static const char *grad_names[GRADS] = {"logits", "zero inflation", "px_r", "l"};
 
-/* Loss and gradients by backend `choice`. */
-static double run_extreme(const extreme *e, const av_dataset *dataset, int choice, bool strict,
+/* Loss and gradients by a backend. */
+static double run_extreme(const extreme *e, const av_dataset *dataset, av_backend *be,
                           double grads[GRADS][2]) {
-  av_comm comm;
-  av_backend be;
   av_data *data = NULL;
   av_batch *batch = NULL;
-  av_comm_self(&comm);
-  assert_int_equal(av_backend_open(&be, choice, &comm, 1, strict), AV_OK);
-  assert_int_equal(be.ops->data_load(&be, dataset, &data), AV_OK);
-  assert_int_equal(be.ops->batch_create(&be, data, 1, &batch), AV_OK);
+  assert_int_equal(be->ops->data_load(be, dataset, &data), AV_OK);
+  assert_int_equal(be->ops->batch_create(be, data, 1, &batch), AV_OK);
   const int64_t row = 0;
-  be.ops->batch_select(&be, batch, 1, &row);
+  be->ops->batch_select(be, batch, 1, &row);
   const double starts[HEADS][2] = {{e->logit, 0}, {e->p, e->p}, {e->px_r, e->px_r}};
   const double l = e->l;
   void *x = NULL;
@@ -84,18 +81,18 @@ static double run_extreme(const extreme *e, const av_dataset *dataset, int choic
   void *dw[HEADS];
   void *dc[HEADS];
   av_head head[HEADS];
-  assert_int_equal(be.ops->alloc(&be, AV_REAL, 1, &x), AV_OK);
-  assert_int_equal(be.ops->alloc(&be, AV_REAL, 1, &log_size), AV_OK);
-  assert_int_equal(be.ops->alloc(&be, AV_REAL, 2, &w), AV_OK);
-  assert_int_equal(be.ops->alloc(&be, AV_SUM, AV_LOSSES, &losses), AV_OK);
-  assert_int_equal(be.ops->alloc(&be, AV_REAL, 1, &dx), AV_OK);
-  assert_int_equal(be.ops->alloc(&be, AV_REAL, 1, &dl), AV_OK);
-  assert_int_equal(be.ops->write(&be, AV_REAL, log_size, 1, &l), AV_OK);
+  assert_int_equal(be->ops->alloc(be, AV_REAL, 1, &x), AV_OK);
+  assert_int_equal(be->ops->alloc(be, AV_REAL, 1, &log_size), AV_OK);
+  assert_int_equal(be->ops->alloc(be, AV_REAL, 2, &w), AV_OK);
+  assert_int_equal(be->ops->alloc(be, AV_SUM, AV_LOSSES, &losses), AV_OK);
+  assert_int_equal(be->ops->alloc(be, AV_REAL, 1, &dx), AV_OK);
+  assert_int_equal(be->ops->alloc(be, AV_REAL, 1, &dl), AV_OK);
+  assert_int_equal(be->ops->write(be, AV_REAL, log_size, 1, &l), AV_OK);
   for (int h = 0; h < HEADS; ++h) {
-    assert_int_equal(be.ops->alloc(&be, AV_REAL, 2, &c[h]), AV_OK);
-    assert_int_equal(be.ops->alloc(&be, AV_GRAD, 2, &dw[h]), AV_OK);
-    assert_int_equal(be.ops->alloc(&be, AV_GRAD, 2, &dc[h]), AV_OK);
-    assert_int_equal(be.ops->write(&be, AV_REAL, c[h], 2, starts[h]), AV_OK);
+    assert_int_equal(be->ops->alloc(be, AV_REAL, 2, &c[h]), AV_OK);
+    assert_int_equal(be->ops->alloc(be, AV_GRAD, 2, &dw[h]), AV_OK);
+    assert_int_equal(be->ops->alloc(be, AV_GRAD, 2, &dc[h]), AV_OK);
+    assert_int_equal(be->ops->write(be, AV_REAL, c[h], 2, starts[h]), AV_OK);
     head[h] = (av_head){.w = w, .c = c[h], .dw = dw[h], .dc = dc[h]};
   }
   const av_decode decode = {.likelihood = e->likelihood,
@@ -109,24 +106,23 @@ static double run_extreme(const extreme *e, const av_dataset *dataset, int choic
                             .px_r_head = e->by_cell ? head[PX_R] : (av_head){0},
                             .px_r = e->by_cell ? NULL : c[PX_R],
                             .dpx_r = e->by_cell ? NULL : dc[PX_R]};
-  be.ops->decode_nll(&be, batch, &decode, x, log_size, losses, dx, dl);
+  be->ops->decode_nll(be, batch, &decode, x, log_size, losses, dx, dl);
   double sums[AV_LOSSES];
-  assert_int_equal(be.ops->read(&be, AV_SUM, losses, AV_LOSSES, sums), AV_OK);
+  assert_int_equal(be->ops->read(be, AV_SUM, losses, AV_LOSSES, sums), AV_OK);
   memset(grads[DL], 0, sizeof grads[DL]);
-  assert_int_equal(be.ops->read(&be, AV_REAL, dl, 1, grads[DL]), AV_OK);
+  assert_int_equal(be->ops->read(be, AV_REAL, dl, 1, grads[DL]), AV_OK);
   for (int h = 0; h < HEADS; ++h) {
-    assert_int_equal(be.ops->read(&be, AV_GRAD, dc[h], 2, grads[h]), AV_OK);
-    be.ops->release(&be, c[h]);
-    be.ops->release(&be, dw[h]);
-    be.ops->release(&be, dc[h]);
+    assert_int_equal(be->ops->read(be, AV_GRAD, dc[h], 2, grads[h]), AV_OK);
+    be->ops->release(be, c[h]);
+    be->ops->release(be, dw[h]);
+    be->ops->release(be, dc[h]);
   }
   void *all[] = {x, log_size, w, losses, dx, dl};
   for (size_t i = 0; i < sizeof all / sizeof *all; ++i) {
-    be.ops->release(&be, all[i]);
+    be->ops->release(be, all[i]);
   }
-  be.ops->batch_free(&be, batch);
-  be.ops->data_free(&be, data);
-  av_backend_close(&be);
+  be->ops->batch_free(be, batch);
+  be->ops->data_free(be, data);
   return sums[AV_LOSS_NLL];
 }
 
@@ -156,8 +152,29 @@ static long double extreme_truth(const extreme *e) {
 /* The cpu backend's floats stop at about 1e36. */
 static double bounded(double x) { return x > 1e35 ? 1e35 : x < -1e35 ? -1e35 : x; }
 
+typedef struct backends {
+  av_comm comm;
+  av_backend reference, tested[2]; /* the second: order-free */
+} backends;
+
+static void open_backends(backends *b) {
+  const av_backend_options reference = {.choice = AV_BACKEND_REFERENCE, .threads = 1};
+  av_comm_self(&b->comm);
+  assert_int_equal(av_backend_open(&b->reference, &reference, &b->comm), AV_OK);
+  for (int strict = 0; strict <= (int)tested_is_order_free; ++strict) {
+    assert_int_equal(open_tested(&b->tested[strict], &b->comm, 1, strict != 0), AV_OK);
+  }
+}
+
+static void close_backends(backends *b) {
+  av_backend_close(&b->reference);
+  for (int strict = 0; strict <= (int)tested_is_order_free; ++strict) {
+    av_backend_close(&b->tested[strict]);
+  }
+}
+
 /* Loss beside the truth, gradients beside the reference's. */
-static void check_extreme(const extreme *e) {
+static void check_extreme(backends *b, const extreme *e) {
   int32_t gene[1] = {0};
   double value[1] = {e->count};
   double library = e->count + 1;
@@ -182,10 +199,10 @@ static void check_extreme(const extreme *e) {
   /* the probability of an extra zero is a sigmoid of p + u, of which float knows |p| / 10^7 */
   const double tolerance = e->likelihood == AV_LIKELIHOOD_ZINB ? 1e-4 + 2.5e-7 * fabs(e->p) : 1e-4;
   double expected[GRADS][2];
-  (void)run_extreme(e, &dataset, AV_BACKEND_REFERENCE, false, expected);
-  for (int strict = 0; strict < 2; ++strict) {
+  (void)run_extreme(e, &dataset, &b->reference, expected);
+  for (int strict = 0; strict <= (int)tested_is_order_free; ++strict) {
     double grads[GRADS][2];
-    const double loss = run_extreme(e, &dataset, AV_BACKEND_CPU, strict != 0, grads);
+    const double loss = run_extreme(e, &dataset, &b->tested[strict], grads);
     if (!(fabs(loss - truth) <= 1e-5 * size)) {
       fail_msg("%sloss %.9g, true %.9g", about, loss, truth);
     }
@@ -206,18 +223,18 @@ static void check_extreme(const extreme *e) {
 }
 
 /* Every likelihood on one set of numbers; `turn` chooses scale, place of px_r and inflation. */
-static void check_likelihoods(extreme e, size_t turn) {
+static void check_likelihoods(backends *b, extreme e, size_t turn) {
   static const double inflation[] = {-1e4, -300, -20, 0, 300};
   e.softplus = turn % 2 != 0;
   e.likelihood = AV_LIKELIHOOD_POISSON;
-  check_extreme(&e);
+  check_extreme(b, &e);
   e.by_cell = turn / 2 % 2 != 0;
   e.likelihood = AV_LIKELIHOOD_NB;
-  check_extreme(&e);
+  check_extreme(b, &e);
   e.likelihood = AV_LIKELIHOOD_ZINB;
   for (size_t i = 0; i < 2; ++i) {
     e.p = inflation[(2 * turn + i) % (sizeof inflation / sizeof *inflation)];
-    check_extreme(&e);
+    check_extreme(b, &e);
   }
 }
 
@@ -228,17 +245,20 @@ static void extremes(void **state) {
   const double libraries[] = {-100, 0, 8, 50, 61, 88, 300};
   const double logits[] = {-1e4, -200, -60, 0, 90, 1e4};
   const double dispersions[] = {-1e4, -200, -50, -20, 0, 20, 50, 200};
+  backends all;
+  open_backends(&all);
   for (size_t a = 0; a < sizeof counts / sizeof *counts; ++a) {
     for (size_t b = 0; b < sizeof libraries / sizeof *libraries; ++b) {
       for (size_t c = 0; c < sizeof logits / sizeof *logits; ++c) {
         for (size_t d = 0; d < sizeof dispersions / sizeof *dispersions; ++d) {
           const extreme e = {
               .count = counts[a], .l = libraries[b], .logit = logits[c], .px_r = dispersions[d]};
-          check_likelihoods(e, a + b + c + d);
+          check_likelihoods(&all, e, a + b + c + d);
         }
       }
     }
   }
+  close_backends(&all);
 }
 
 int main(int argc, char **argv) {

@@ -6,16 +6,16 @@
 
 /* M has no meaning for columns without cells (the backends differ): there 0 on both sides. */
 static void same_back(av_pair *back, int64_t k, int64_t batches, const double *cells) {
-  double *values[TWINS] = {pair_read(back, REFERENCE), pair_read(back, CPU)};
+  double *values[TWINS] = {pair_read(back, REFERENCE), pair_read(back, TESTED)};
   for (int64_t s = 0; s < batches; ++s) {
     for (int64_t a = 0; a < k && cells[s] == 0.0; ++a) {
       values[REFERENCE][k + a * (k + batches) + k + s] = 0.0;
-      values[CPU][k + a * (k + batches) + k + s] = 0.0;
+      values[TESTED][k + a * (k + batches) + k + s] = 0.0;
     }
   }
-  same_numbers("fold_grad back", back->n, values[CPU], values[REFERENCE], TOLERANCE, 0.0);
+  same_numbers("fold_grad back", back->n, values[TESTED], values[REFERENCE], TOLERANCE, 0.0);
   free(values[REFERENCE]);
-  free(values[CPU]);
+  free(values[TESTED]);
 }
 
 static void check_fold_case(av_twin *twin, int64_t k, bool onehot, bool biased) {

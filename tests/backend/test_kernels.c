@@ -1,6 +1,7 @@
 /* Kernels by themselves, on every instruction set of this machine: random draws against the scalar
  * generator, also for cell numbers above 2^32; a cell's results wherever it lies; products of all
  * small shapes against plain loops, with nothing written beside the result. */
+#include "backend/tested.h"
 #include "backend/twin.h"
 
 #include "backend/cpu/cpu.h"
@@ -21,8 +22,8 @@ static void on_all_kernels(void (*check)(const av_kernels *)) {
   av_comm comm;
   av_backend be;
   av_comm_self(&comm);
-  require(av_backend_open(&be, AV_BACKEND_CPU, &comm, 1, false));
-  for (int set = 0; use_instructions(&be, set); ++set) {
+  require(open_tested(&be, &comm, 1, false));
+  for (int set = 0; use_way(&be, set); ++set) {
     check(av_cpu_of(&be)->kernels);
   }
   av_backend_close(&be);

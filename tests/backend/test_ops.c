@@ -15,14 +15,14 @@
 static void check_memory(av_twin *twin) {
   source from = {.item = 11};
   av_pair values = pair_normals(twin, AV_REAL, 100, &from, 0, 1);
-  double *read = pair_read(&values, CPU);
+  double *read = pair_read(&values, TESTED);
   double *expected = pair_read(&values, REFERENCE);
   for (int i = 0; i < 100; ++i) {
     assert_true(read[i] == expected[i]);
   }
   BOTH(twin, zero(be, AV_REAL, av_backend_at(be, AV_REAL, values.at[t], 10), 50));
   free(read);
-  read = pair_read(&values, CPU);
+  read = pair_read(&values, TESTED);
   for (int i = 0; i < 100; ++i) {
     assert_true(read[i] == (i >= 10 && i < 60 ? 0.0 : expected[i]));
   }
@@ -215,7 +215,7 @@ static void check_norm(av_twin *twin) {
 static void check_z(av_twin *twin, const av_latent *latent, const av_pair *z) {
   const av_design *design = &twin->dataset.design;
   const int64_t k = latent->n_latent;
-  double *values = pair_read(z, CPU);
+  double *values = pair_read(z, TESTED);
   for (int64_t i = 0; i < twin->n; ++i) {
     const int64_t row = twin_row(twin, i);
     double sum = 0.0;
@@ -266,7 +266,7 @@ static void check_latent_case(av_twin *twin, int64_t k, bool latent_library, boo
   same("latent_draw l", &l, TOLERANCE);
   /* order-free losses are rounded to 2^-16, 7.6e-6 at most off for each of two terms a cell */
   same_beside("latent_draw losses", &losses, TOLERANCE,
-              twin->be[CPU].strict ? 0.8 * (double)twin->n : 0.0);
+              twin->be[TESTED].strict ? 0.8 * (double)twin->n : 0.0);
   BOTH(twin, latent_grad(be, batch, &latent, z_head.at[t], latent_library ? l_head.at[t] : NULL,
                          prior.at[t], z.at[t], dz.at[t], dl.at[t], dz_head.at[t], dl_head.at[t]));
   same("latent_grad dz_head", &dz_head, TOLERANCE);
@@ -345,18 +345,18 @@ static void check_nan(av_twin *twin) {
   double *values = pair_read(&x, REFERENCE);
   values[n + 5] = NAN;
   pair_set(&x, values);
-  av_backend *be = &twin->be[CPU];
-  be->ops->moments(be, twin->batch[CPU], n, x.at[CPU], moments.at[CPU]);
-  be->ops->linear_grad(be, twin->batch[CPU], n, 0, n, x.at[CPU], n, w.at[CPU], x.at[CPU], NULL, 0,
-                       dw.at[CPU], NULL);
+  av_backend *be = &twin->be[TESTED];
+  be->ops->moments(be, twin->batch[TESTED], n, x.at[TESTED], moments.at[TESTED]);
+  be->ops->linear_grad(be, twin->batch[TESTED], n, 0, n, x.at[TESTED], n, w.at[TESTED],
+                       x.at[TESTED], NULL, 0, dw.at[TESTED], NULL);
   free(values);
-  values = pair_read(&moments, CPU);
+  values = pair_read(&moments, TESTED);
   for (int64_t j = 0; j < n; ++j) {
     assert_int_equal(isnan(values[j]) != 0, j == 5);
     assert_int_equal(isnan(values[n + j]) != 0, j == 5);
   }
   free(values);
-  values = pair_read(&dw, CPU);
+  values = pair_read(&dw, TESTED);
   for (int64_t j = 0; j < n; ++j) {
     assert_true(isnan(values[5 * n + j]) && isnan(values[j * n + 5]));
   }

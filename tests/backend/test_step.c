@@ -67,8 +67,8 @@ static void identical(av_backend *be, const char *what, av_kind kind, int64_t n,
 }
 
 static void check_width(av_twin *twin, int64_t n, bool covariates) {
-  av_backend *be = &twin->be[CPU];
-  const av_batch *batch = twin->batch[CPU];
+  av_backend *be = &twin->be[TESTED];
+  const av_batch *batch = twin->batch[TESTED];
   const av_design *design = &twin->dataset.design;
   const int64_t genes = twin->dataset.n_genes;
   const int64_t inputs = genes + (covariates ? design->n_continuous + design->n_onehot : 0);

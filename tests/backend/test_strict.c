@@ -1,6 +1,7 @@
 /* Order-free mode: one minibatch split in different ways over the ranks of this run and over 1 or 2
  * threads gives the bits that one rank with one thread gets; the plain mode gives the same bits
  * when it runs again. Every rank holds all cells and takes its share of the rows. */
+#include "backend/tested.h"
 #include "backend/strict_run.h"
 
 #include "backend/latent.h"
@@ -336,7 +337,7 @@ static void any_split_gives_the_same_bits(void **state) {
   for (int set = 0;; ++set) {
     run whole;
     run_open(&whole, &self, &dataset, 1, true, 0, ROWS);
-    if (!use_instructions(&whole.be, set)) {
+    if (!use_way(&whole.be, set)) {
       run_close(&whole);
       break;
     }
@@ -352,7 +353,7 @@ static void any_split_gives_the_same_bits(void **state) {
         share(split, &first, &end);
         run part;
         run_open(&part, &world, &dataset, threads, true, first, end - first);
-        assert_true(use_instructions(&part.be, set));
+        assert_true(use_way(&part.be, set));
         everything(&part);
         same_sums(&part, &whole);
         same_cells(&part, &whole);

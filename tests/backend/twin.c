@@ -1,7 +1,6 @@
 #include "backend/twin.h"
 
-#include "backend/cpu/cpu.h"
-#include "backend/cpu/state.h"
+#include "backend/tested.h"
 #include "base/memory.h"
 #include "config/config.h"
 #include "math/rng.h"
@@ -127,7 +126,7 @@ int64_t twin_row(const av_twin *twin, int64_t i) {
 }
 
 void twin_open(av_twin *twin, const twin_shape *shape) {
-  static const int choice[TWINS] = {[REFERENCE] = AV_BACKEND_REFERENCE, [CPU] = AV_BACKEND_CPU};
+  const av_backend_options reference = {.choice = AV_BACKEND_REFERENCE, .threads = 1};
   *twin = (av_twin){.n = shape->rows};
   av_comm_self(&twin->comm);
   make_dataset(&twin->dataset, shape, 1);
@@ -137,9 +136,10 @@ void twin_open(av_twin *twin, const twin_shape *shape) {
   for (int64_t i = 0; i < shape->rows; ++i) {
     rows[i] = twin_row(twin, i);
   }
+  require(av_backend_open(&twin->be[REFERENCE], &reference, &twin->comm));
+  require(open_tested(&twin->be[TESTED], &twin->comm, shape->threads, shape->strict));
   for (int t = 0; t < TWINS; ++t) {
     av_backend *be = &twin->be[t];
-    require(av_backend_open(be, choice[t], &twin->comm, shape->threads, shape->strict));
     require(be->ops->data_load(be, &twin->dataset, &twin->data[t]));
     require(be->ops->batch_create(be, twin->data[t], shape->rows, &twin->batch[t]));
     be->ops->batch_select(be, twin->batch[t], shape->rows, rows);
@@ -169,26 +169,6 @@ void twin_close(av_twin *twin) {
     av_backend_close(be);
   }
   free_dataset(&twin->dataset);
-}
-
-bool use_instructions(av_backend *be, int i) {
-  const av_kernels *sets[] = {
-#ifdef AV_KERNELS_X86
-      __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")
-          ? &av_kernels_avx512
-          : NULL,
-      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &av_kernels_avx2 : NULL,
-#endif
-      &av_kernels_baseline};
-  int found = 0;
-  for (size_t s = 0; s < sizeof sets / sizeof *sets; ++s) {
-    if (sets[s] != NULL && found++ == i) {
-      av_cpu_of(be)->kernels = sets[s];
-      return true;
-    }
-  }
-  return false;
 }
 
 av_pair pair_zeros(av_twin *twin, av_kind kind, int64_t n) {
@@ -238,35 +218,35 @@ double *pair_read(const av_pair *pair, int which) {
   return values;
 }
 
-void same_numbers(const char *what, int64_t n, const double *cpu, const double *reference,
+void same_numbers(const char *what, int64_t n, const double *tested, const double *reference,
                   double tolerance, double size) {
   double largest = size;
   for (int64_t i = 0; i < n; ++i) {
     largest = fmax(largest, fabs(reference[i]));
   }
   for (int64_t i = 0; i < n; ++i) {
-    const double off = fabs(cpu[i] - reference[i]);
+    const double off = fabs(tested[i] - reference[i]);
     if (!(off <= tolerance * largest)) {
-      fail_msg("%s[%lld of %lld]: cpu %.9g, reference %.9g, off by %.2g of the largest, %.6g", what,
-               (long long)i, (long long)n, cpu[i], reference[i], off / largest, largest);
+      fail_msg("%s[%lld of %lld]: tested %.9g, reference %.9g, off by %.2g of the largest, %.6g",
+               what, (long long)i, (long long)n, tested[i], reference[i], off / largest, largest);
     }
   }
 }
 
 void same_beside(const char *what, const av_pair *pair, double tolerance, double size) {
   double *reference = pair_read(pair, REFERENCE);
-  double *cpu = pair_read(pair, CPU);
-  same_numbers(what, pair->n, cpu, reference, tolerance, size);
+  double *tested = pair_read(pair, TESTED);
+  same_numbers(what, pair->n, tested, reference, tolerance, size);
   free(reference);
-  free(cpu);
+  free(tested);
 }
 
 void same_part(const char *what, const av_pair *pair, int64_t row, int64_t n, double tolerance) {
   double *reference = pair_read(pair, REFERENCE);
-  double *cpu = pair_read(pair, CPU);
-  same_numbers(what, pair->n - row * n, cpu + row * n, reference + row * n, tolerance, 0.0);
+  double *tested = pair_read(pair, TESTED);
+  same_numbers(what, pair->n - row * n, tested + row * n, reference + row * n, tolerance, 0.0);
   free(reference);
-  free(cpu);
+  free(tested);
 }
 
 void same(const char *what, const av_pair *pair, double tolerance) {
@@ -316,16 +296,23 @@ static const twin_shape shapes[] = {
      .categorical = 1,
      .continuous = 2,
      .size_factors = true},
+    {.cells = 700,
+     .genes = 60,
+     .batches = 90,
+     .rows = 600,
+     .filled = 6,
+     .threads = 2,
+     .categorical = 5},
     {.cells = 30, .genes = 66000, .batches = 2, .rows = 17, .filled = 200, .threads = 2}};
 
 void on_all_shapes(void (*check)(av_twin *)) {
   for (size_t s = 0; s < sizeof shapes / sizeof *shapes; ++s) {
-    for (int strict = 0; strict < 2; ++strict) {
+    for (int strict = 0; strict <= (int)tested_is_order_free; ++strict) {
       twin_shape shape = shapes[s];
       shape.strict = strict != 0;
       av_twin twin;
       twin_open(&twin, &shape);
-      for (int set = 0; use_instructions(&twin.be[CPU], set); ++set) {
+      for (int way = 0; use_way(&twin.be[TESTED], way); ++way) {
         check(&twin);
       }
       twin_close(&twin);

@@ -1,5 +1,5 @@
-/* A small data set and a pair of backends on it, the reference and the cpu, with pairs of arrays
- * that hold the same numbers: what the tests of this folder stand on. */
+/* A small data set and a pair of backends on it, the reference and the one tested, with pairs of
+ * arrays that hold the same numbers: what the tests of this folder stand on. */
 #ifndef AV_TESTS_TWIN_H
 #define AV_TESTS_TWIN_H
 
@@ -43,7 +43,7 @@ void make_dataset(av_dataset *dataset, const twin_shape *shape, uint64_t seed);
 
 void free_dataset(av_dataset *dataset);
 
-enum { REFERENCE, CPU, TWINS };
+enum { REFERENCE, TESTED, TWINS };
 
 typedef struct av_twin {
   av_dataset dataset;
@@ -60,12 +60,7 @@ void twin_open(av_twin *twin, const twin_shape *shape);
 int64_t twin_row(const av_twin *twin, int64_t i);
 void twin_close(av_twin *twin);
 
-/* The cpu backend's instruction sets that this machine runs: switches to number i; false past the
- * last. */
-bool use_instructions(av_backend *be, int i);
-
-/* Runs `check` on shapes of every kind, order-free or not, and on every instruction set of this
- * machine. */
+/* Runs `check` on shapes of every kind, order-free or not, and in every way (tested.h). */
 void on_all_shapes(void (*check)(av_twin *));
 
 /* An array on both backends. */
@@ -85,13 +80,13 @@ void pair_set(av_pair *pair, const double *values);
 void pair_free(av_pair *pair);
 double *pair_read(const av_pair *pair, int which); /* to free */
 
-/* Fails unless max |cpu - reference| <= tolerance * max |reference|. */
+/* Fails unless max |tested - reference| <= tolerance * max |reference|. */
 void same(const char *what, const av_pair *pair, double tolerance);
 /* The same for the entries from row `row` of n on alone, if there are such. */
 void same_part(const char *what, const av_pair *pair, int64_t row, int64_t n, double tolerance);
 /* The same where results cancel: relative to `size` if that is larger than the largest entry. */
 void same_beside(const char *what, const av_pair *pair, double tolerance, double size);
-void same_numbers(const char *what, int64_t n, const double *cpu, const double *reference,
+void same_numbers(const char *what, int64_t n, const double *tested, const double *reference,
                   double tolerance, double size);
 
 /* Calls operation `op` on both backends; arguments in terms of `t` (TWINS index). */

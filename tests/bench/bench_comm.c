@@ -72,7 +72,8 @@ int main(int argc, char **argv) {
     return 1;
   }
   const double seconds = argc > 1 ? strtod(argv[1], NULL) : 0.05;
-  require(&comm, av_backend_open(&be, AV_BACKEND_CPU, &comm, 1, false));
+  require(&comm, av_backend_open(&be, &(av_backend_options){.choice = AV_BACKEND_CPU, .threads = 1},
+                                 &comm));
   void *array = NULL;
   require(&comm, be.ops->alloc(&be, AV_REAL, sizes[SIZES - 1], &array));
   if (comm.rank == 0) {

@@ -334,7 +334,8 @@ int main(int argc, char **argv) {
   av_comm comm;
   av_backend be;
   av_comm_self(&comm);
-  if (av_backend_open(&be, AV_BACKEND_CPU, &comm, b.threads, false) != AV_OK) {
+  if (av_backend_open(&be, &(av_backend_options){.choice = AV_BACKEND_CPU, .threads = b.threads},
+                      &comm) != AV_OK) {
     av_error_print();
     return 1;
   }

@@ -45,10 +45,10 @@ static struct {
   double seconds; /* of those after the first */
 } state;
 
-av_status __real_av_backend_open(av_backend *be, int choice, const av_comm *comm, int threads,
-                                 bool strict);
-av_status __wrap_av_backend_open(av_backend *be, int choice, const av_comm *comm, int threads,
-                                 bool strict);
+av_status __real_av_backend_open(av_backend *be, const av_backend_options *options,
+                                 const av_comm *comm);
+av_status __wrap_av_backend_open(av_backend *be, const av_backend_options *options,
+                                 const av_comm *comm);
 void __real_av_backend_close(av_backend *be);
 void __wrap_av_backend_close(av_backend *be);
 void __real_av_progress_epoch(av_progress *progress, const av_epoch_line *line);
@@ -302,9 +302,9 @@ static void share_gather(av_backend *be, av_kind kind, void *array, int64_t n) {
   TIMED(SUMS, share_gather, n, 0, (be, kind, array, n), .bytes = passed(be, kind, n));
 }
 
-av_status __wrap_av_backend_open(av_backend *be, int choice, const av_comm *comm, int threads,
-                                 bool strict) {
-  AV_TRY(__real_av_backend_open(be, choice, comm, threads, strict));
+av_status __wrap_av_backend_open(av_backend *be, const av_backend_options *options,
+                                 const av_comm *comm) {
+  AV_TRY(__real_av_backend_open(be, options, comm));
   if (strcmp(be->ops->name, "cpu") != 0) {
     fprintf(stderr, "bench_phases: backend %s: the sizes are known of cpu alone\n", be->ops->name);
     exit(1);

@@ -1,0 +1,209 @@
+/* Life and memory of the cuda backend, and its table of operations. */
+#include "cuda_backend.h"
+
+#include "base/memory.h"
+#include "comm.h"
+#include "kernels/step.h"
+#include "place.h"
+#include "state.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* cuBLAS takes no memory of its own during training, and chooses the same kernels in every run. */
+enum { BLAS_BYTES = 32 << 20 };
+
+void av_gpu_must(const av_backend *be, av_status status) {
+  if (status != AV_OK) {
+    av_comm_abort(be->comm, status);
+  }
+}
+
+const av_gpu_step *av_gpu_send_step(av_backend *be) {
+  av_gpu *gpu = av_gpu_of(be);
+  if (memcmp(&gpu->step, &gpu->sent, sizeof gpu->step) != 0) {
+    AV_GPU_RUN(be, av_gpu_set_step(gpu->stream, gpu->step, gpu->on_device));
+    gpu->sent = gpu->step;
+  }
+  return gpu->on_device;
+}
+
+void *av_gpu_work(av_backend *be, size_t bytes) {
+  av_gpu *gpu = av_gpu_of(be);
+  if (bytes > gpu->work_bytes) {
+    av_gpu_must(be, av_gpu_wait(be, "an operation's scratch"));
+    av_gpu_must(be, AV_CUDA(cudaFree(gpu->work)));
+    gpu->work_bytes = bytes + bytes / 4;
+    av_gpu_must(be, AV_CUDA(cudaMalloc(&gpu->work, gpu->work_bytes)));
+  }
+  return gpu->work;
+}
+
+/* --- life ----------------------------------------------------------------------------------- */
+
+static av_status open_blas(av_backend *be) {
+  av_gpu *gpu = av_gpu_of(be);
+  AV_TRY(AV_CUBLAS(cublasCreate(&gpu->blas)));
+  AV_TRY(AV_CUBLAS(cublasSetStream(gpu->blas, gpu->stream)));
+  AV_TRY(AV_CUDA(cudaMalloc(&gpu->blas_work, BLAS_BYTES)));
+  return AV_CUBLAS(cublasSetWorkspace(gpu->blas, gpu->blas_work, BLAS_BYTES));
+}
+
+static av_status open_device(av_backend *be) {
+  av_gpu *gpu = av_gpu_of(be);
+  AV_TRY(AV_CUDA(cudaSetDevice(gpu->device)));
+  AV_TRY(AV_CUDA(cudaStreamCreateWithFlags(&gpu->stream, cudaStreamNonBlocking)));
+  AV_TRY(AV_CUDA(cudaMalloc((void **)&gpu->on_device, sizeof *gpu->on_device)));
+  AV_TRY(AV_CUDA(cudaMemsetAsync(gpu->on_device, 0, sizeof *gpu->on_device, gpu->stream)));
+  return open_blas(be);
+}
+
+static void gpu_close(av_backend *be) {
+  av_gpu *gpu = av_gpu_of(be);
+  if (gpu == NULL) {
+    return;
+  }
+  av_gpu_ranks_close(be, gpu->ranks);
+  if (gpu->blas != NULL) {
+    (void)cublasDestroy(gpu->blas);
+  }
+  (void)cudaFree(gpu->blas_work);
+  (void)cudaFree(gpu->work);
+  (void)cudaFree(gpu->on_device);
+  if (gpu->stream != NULL) {
+    (void)cudaStreamDestroy(gpu->stream);
+  }
+  free(gpu);
+  be->state = NULL;
+}
+
+static av_status gpu_open(av_backend *be) {
+  be->bytes[AV_REAL] = sizeof(float);
+  be->bytes[AV_GRAD] = sizeof(float);
+  be->bytes[AV_SUM] = sizeof(double);
+  av_gpu *gpu = av_calloc(1, sizeof *gpu);
+  be->state = gpu;
+  av_status status = gpu != NULL ? AV_OK : av_fail(AV_NOMEM, "out of memory (GPU)");
+  status = av_agree(be->comm, status);
+  if (status == AV_OK) {
+    status = av_gpu_place(be->comm, be->sums_by_mpi, &gpu->device);
+  }
+  if (status == AV_OK) {
+    status = av_agree(be->comm, open_device(be));
+  }
+  if (status == AV_OK) {
+    status = av_gpu_ranks_open(be, &gpu->ranks);
+  }
+  if (status != AV_OK) {
+    gpu_close(be);
+  }
+  return status;
+}
+
+/* --- memory --------------------------------------------------------------------------------- */
+
+static av_status gpu_alloc(av_backend *be, av_kind kind, int64_t n, void **array) {
+  const size_t bytes = (size_t)n * be->bytes[kind];
+  AV_TRY(AV_CUDA(cudaMalloc(array, bytes > 0 ? bytes : 1)));
+  return AV_CUDA(cudaMemsetAsync(*array, 0, bytes, av_gpu_of(be)->stream));
+}
+
+static void gpu_release(av_backend *be, void *array) {
+  (void)be;
+  (void)cudaFree(array); /* what failed before is reported by who asked for it */
+}
+
+static void gpu_zero(av_backend *be, av_kind kind, void *array, int64_t n) {
+  AV_GPU_RUN(be, cudaMemsetAsync(array, 0, (size_t)n * be->bytes[kind], av_gpu_of(be)->stream));
+}
+
+static void narrow(int64_t n, const double *values, float *out) {
+  for (int64_t i = 0; i < n; ++i) {
+    out[i] = (float)values[i];
+  }
+}
+
+static void widen(int64_t n, const float *values, double *out) {
+  for (int64_t i = 0; i < n; ++i) {
+    out[i] = (double)values[i];
+  }
+}
+
+static av_status copy(av_backend *be, void *to, const void *from, size_t bytes,
+                      enum cudaMemcpyKind way) {
+  /* before as well: a copy to memory that is not pinned waits inside CUDA, where nobody can ask
+   * for errors */
+  AV_TRY(av_gpu_wait(be, "a copy between host and GPU"));
+  AV_TRY(AV_CUDA(cudaMemcpyAsync(to, from, bytes, way, av_gpu_of(be)->stream)));
+  return av_gpu_wait(be, "a copy between host and GPU");
+}
+
+static av_status gpu_write(av_backend *be, av_kind kind, void *array, int64_t n,
+                           const double *values) {
+  if (kind == AV_SUM) {
+    return copy(be, array, values, (size_t)n * sizeof *values, cudaMemcpyHostToDevice);
+  }
+  float *narrowed = av_malloc((size_t)n, sizeof *narrowed);
+  AV_TRY_ALLOC(narrowed);
+  narrow(n, values, narrowed);
+  const av_status status =
+      copy(be, array, narrowed, (size_t)n * sizeof *narrowed, cudaMemcpyHostToDevice);
+  free(narrowed);
+  return status;
+}
+
+static av_status gpu_read(av_backend *be, av_kind kind, const void *array, int64_t n,
+                          double *values) {
+  if (kind == AV_SUM) {
+    return copy(be, values, array, (size_t)n * sizeof *values, cudaMemcpyDeviceToHost);
+  }
+  float *narrowed = av_malloc((size_t)n, sizeof *narrowed);
+  AV_TRY_ALLOC(narrowed);
+  const av_status status =
+      copy(be, narrowed, array, (size_t)n * sizeof *narrowed, cudaMemcpyDeviceToHost);
+  if (status == AV_OK) {
+    widen(n, narrowed, values);
+  }
+  free(narrowed);
+  return status;
+}
+
+const av_backend_ops av_backend_cuda = {
+    .name = "cuda",
+    .open = gpu_open,
+    .close = gpu_close,
+    .alloc = gpu_alloc,
+    .release = gpu_release,
+    .write = gpu_write,
+    .read = gpu_read,
+    .zero = gpu_zero,
+    .data_load = av_gpu_data_load,
+    .data_free = av_gpu_data_free,
+    .batch_create = av_gpu_batch_create,
+    .batch_free = av_gpu_batch_free,
+    .batch_select = av_gpu_batch_select,
+    .sparse_linear = av_gpu_sparse_linear,
+    .sparse_linear_grad = av_gpu_sparse_linear_grad,
+    .sparse_linear_step = av_gpu_sparse_linear_step,
+    .linear = av_gpu_linear,
+    .linear_grad = av_gpu_linear_grad,
+    .moments = av_gpu_moments,
+    .norm_act = av_gpu_norm_act,
+    .layer_norm_grad = av_gpu_layer_norm_grad,
+    .norm_act_sums = av_gpu_norm_act_sums,
+    .norm_act_grad = av_gpu_norm_act_grad,
+    .latent_draw = av_gpu_latent_draw,
+    .latent_grad = av_gpu_latent_grad,
+    .fold_sums = av_gpu_fold_sums,
+    .fold = av_gpu_fold,
+    .fold_grad = av_gpu_fold_grad,
+    .fold_correct = av_gpu_fold_correct,
+    .decode_nll = av_gpu_decode_nll,
+    .decode_cells = av_gpu_decode_cells,
+    .decode_output = av_gpu_decode_output,
+    .adam = av_gpu_adam,
+    .allreduce = av_gpu_allreduce,
+    .share_begin = av_gpu_share_begin,
+    .share_end = av_gpu_share_end,
+    .share_gather = av_gpu_share_gather,
+};

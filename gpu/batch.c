@@ -1,0 +1,80 @@
+/* Minibatches: numbers of rows of the resident slab. Selecting is one copy of 4 bytes a row; the
+ * counts stay where they are, and kernels find them by row. */
+#include "state.h"
+
+#include "base/memory.h"
+#include "comm.h"
+
+#include <stdlib.h>
+
+/* Numbers that travel: n and the rows. */
+static size_t row_numbers(int64_t max_rows) { return (size_t)max_rows + 1; }
+
+void av_gpu_batch_free(av_backend *be, av_batch *batch) {
+  if (batch == NULL) {
+    return;
+  }
+  (void)cudaStreamSynchronize(av_gpu_of(be)->stream); /* rows may still be on their way */
+  for (int b = 0; b < AV_GPU_ROW_BUFFERS; ++b) {
+    if (batch->arrived[b] != NULL) {
+      (void)cudaEventDestroy(batch->arrived[b]);
+    }
+  }
+  if (batch->host[0] != NULL) {
+    (void)cudaFreeHost(batch->host[0]);
+  }
+  if (batch->on_device != NULL) {
+    (void)cudaFree(batch->on_device);
+  }
+  free(batch);
+}
+
+/* Memory and events of an empty batch. */
+static av_status allocate(av_backend *be, av_batch *batch, size_t numbers) {
+  void *host = NULL;
+  void *on_device = NULL;
+  const size_t bytes = numbers * sizeof *batch->on_device;
+  AV_TRY(AV_CUDA(cudaMalloc(&on_device, bytes)));
+  batch->on_device = on_device;
+  AV_TRY(AV_CUDA(cudaMemsetAsync(on_device, 0, bytes, av_gpu_of(be)->stream)));
+  AV_TRY(AV_CUDA(cudaMallocHost(&host, AV_GPU_ROW_BUFFERS * bytes)));
+  for (int b = 0; b < AV_GPU_ROW_BUFFERS; ++b) {
+    batch->host[b] = (int32_t *)host + (size_t)b * numbers;
+    AV_TRY(AV_CUDA(cudaEventCreateWithFlags(&batch->arrived[b], cudaEventDisableTiming)));
+  }
+  return AV_OK;
+}
+
+av_status av_gpu_batch_create(av_backend *be, av_data *data, int64_t max_rows, av_batch **batch) {
+  av_batch *made = av_calloc(1, sizeof *made);
+  AV_TRY_ALLOC(made);
+  made->data = data;
+  const av_status status = allocate(be, made, row_numbers(max_rows));
+  if (status != AV_OK) {
+    av_gpu_batch_free(be, made);
+    return status;
+  }
+  made->view = (av_gpu_rows){.data = data->on_device,
+                             .n = made->on_device,
+                             .row = made->on_device + 1,
+                             .max_rows = max_rows};
+  *batch = made;
+  return AV_OK;
+}
+
+void av_gpu_batch_select(av_backend *be, av_batch *batch, int64_t n, const int64_t *rows) {
+  const int buffer = batch->next;
+  int32_t *host = batch->host[buffer];
+  /* returns at once unless the host is a whole ring of minibatches ahead (or before first use) */
+  av_gpu_must(be, av_gpu_wait_event(be, batch->arrived[buffer], "training steps"));
+  batch->n = n;
+  batch->next = (buffer + 1) % AV_GPU_ROW_BUFFERS;
+  host[0] = (int32_t)n;
+  for (int64_t i = 0; i < n; ++i) {
+    host[1 + i] = (int32_t)rows[i];
+  }
+  cudaStream_t stream = av_gpu_of(be)->stream;
+  AV_GPU_RUN(be, cudaMemcpyAsync(batch->on_device, host, row_numbers(n) * sizeof *host,
+                                 cudaMemcpyHostToDevice, stream));
+  AV_GPU_RUN(be, cudaEventRecord(batch->arrived[buffer], stream));
+}

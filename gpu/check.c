@@ -1,0 +1,31 @@
+#include "check.h"
+
+static av_status status_of(cudaError_t code) {
+  switch (code) {
+    case cudaErrorMemoryAllocation:
+      return AV_NOMEM;
+    case cudaErrorNoDevice:
+    case cudaErrorInsufficientDriver:
+    case cudaErrorInvalidDevice:
+    case cudaErrorDevicesUnavailable:
+      return AV_NODEVICE;
+    default:
+      return AV_BUG;
+  }
+}
+
+av_status av_cuda_check(cudaError_t code, const char *call, const char *file, int line) {
+  if (code == cudaSuccess) {
+    return AV_OK;
+  }
+  return av_fail_at(status_of(code), file, line, "%s: %s (%s)", call, cudaGetErrorString(code),
+                    cudaGetErrorName(code));
+}
+
+av_status av_cublas_check(cublasStatus_t code, const char *call, const char *file, int line) {
+  if (code == CUBLAS_STATUS_SUCCESS) {
+    return AV_OK;
+  }
+  return av_fail_at(code == CUBLAS_STATUS_ALLOC_FAILED ? AV_NOMEM : AV_BUG, file, line,
+                    "%s: cuBLAS status %d", call, (int)code);
+}

@@ -1,0 +1,246 @@
+#include "comm.h"
+
+#include "base/clock.h"
+#include "base/memory.h"
+#include "comm_mpi.h"
+#include "comm_nccl.h"
+#include "state.h"
+
+#include <stdlib.h>
+#include <time.h>
+
+struct av_gpu_ranks {
+  av_gpu_nccl *nccl; /* NULL: through MPI */
+  av_gpu_staged staged;
+  cudaStream_t beside; /* sums by shares through NCCL */
+  cudaEvent_t ready;   /* what is to be summed is there */
+  cudaEvent_t summed;
+  int pending;    /* sums by shares on `beside` that the main stream has not waited for */
+  int64_t *first; /* (ranks + 1) shares of the array in hand */
+};
+
+static struct av_gpu_ranks *ranks_of(const av_backend *be) { return av_gpu_of(be)->ranks; }
+
+/* --- errors --------------------------------------------------------------------------------- */
+
+/* Between two sums the others cannot be told: ends the run, unless `status` is AV_OK. */
+static void must(const av_backend *be, av_status status) {
+  const struct av_gpu_ranks *ranks = ranks_of(be);
+  if (status == AV_OK) {
+    return;
+  }
+  if (ranks != NULL && ranks->nccl != NULL) {
+    av_gpu_nccl_end(ranks->nccl, status);
+  }
+  av_comm_abort(be->comm, status);
+}
+
+/* --- waiting -------------------------------------------------------------------------------- */
+
+/* A read of some numbers comes back within microseconds; who waits longer leaves the processor to
+ * others. */
+static void rest(double waited) {
+  if (waited > 1e-3) {
+    (void)nanosleep(&(struct timespec){.tv_nsec = 50000}, NULL);
+  }
+}
+
+/* `event`, or where it is NULL all of the stream. */
+static cudaError_t query(const av_backend *be, cudaEvent_t event) {
+  const cudaError_t code =
+      event != NULL ? cudaEventQuery(event) : cudaStreamQuery(av_gpu_of(be)->stream);
+  if (code == cudaErrorNotReady) {
+    (void)cudaGetLastError(); /* it is no error, but would be taken for the next launch's */
+  }
+  return code;
+}
+
+/* With NCCL, whose kernels on the GPU may never end. */
+static void wait_asking(av_backend *be, av_gpu_nccl *nccl, cudaEvent_t event, const char *phase) {
+  const double began = av_clock();
+  cudaError_t code = query(be, event);
+  while (code == cudaErrorNotReady) {
+    const double waited = av_clock() - began;
+    must(be, av_gpu_nccl_check(nccl, waited, phase));
+    rest(waited);
+    code = query(be, event);
+  }
+  must(be, AV_CUDA(code));
+  must(be, av_gpu_nccl_check(nccl, 0, phase));
+}
+
+static av_status wait_for(av_backend *be, cudaEvent_t event, const char *phase) {
+  const struct av_gpu_ranks *ranks = ranks_of(be);
+  if (ranks != NULL && ranks->nccl != NULL) {
+    wait_asking(be, ranks->nccl, event, phase);
+    return AV_OK;
+  }
+  const av_status status = event != NULL ? AV_CUDA(cudaEventSynchronize(event))
+                                         : AV_CUDA(cudaStreamSynchronize(av_gpu_of(be)->stream));
+  if (ranks != NULL) {
+    must(be, status);
+  }
+  return status;
+}
+
+av_status av_gpu_wait(av_backend *be, const char *phase) { return wait_for(be, NULL, phase); }
+
+av_status av_gpu_wait_event(av_backend *be, cudaEvent_t event, const char *phase) {
+  return wait_for(be, event, phase);
+}
+
+/* --- life ----------------------------------------------------------------------------------- */
+
+static void free_own(struct av_gpu_ranks *ranks) {
+  av_gpu_staged_free(&ranks->staged);
+  if (ranks->beside != NULL) {
+    (void)cudaStreamDestroy(ranks->beside);
+  }
+  if (ranks->ready != NULL) {
+    (void)cudaEventDestroy(ranks->ready);
+  }
+  if (ranks->summed != NULL) {
+    (void)cudaEventDestroy(ranks->summed);
+  }
+  free(ranks->first);
+  free(ranks);
+}
+
+/* What this rank needs by itself. */
+static av_status make_own(const av_backend *be, struct av_gpu_ranks *ranks) {
+  ranks->first = av_calloc((size_t)be->comm->size + 1, sizeof *ranks->first);
+  AV_TRY_ALLOC(ranks->first);
+  if (be->sums_by_mpi) {
+    return AV_OK;
+  }
+  AV_TRY(AV_CUDA(cudaStreamCreateWithFlags(&ranks->beside, cudaStreamNonBlocking)));
+  AV_TRY(AV_CUDA(cudaEventCreateWithFlags(&ranks->ready, cudaEventDisableTiming)));
+  return AV_CUDA(cudaEventCreateWithFlags(&ranks->summed, cudaEventDisableTiming));
+}
+
+av_status av_gpu_ranks_open_timed(av_backend *be, double timeout, struct av_gpu_ranks **ranks) {
+  *ranks = NULL;
+  if (be->comm->size == 1) {
+    return AV_OK;
+  }
+  struct av_gpu_ranks *made = av_calloc(1, sizeof *made);
+  av_status status = made != NULL ? make_own(be, made) : av_fail(AV_NOMEM, "out of memory (ranks)");
+  status = av_agree(be->comm, status);
+  if (status == AV_OK && !be->sums_by_mpi) {
+    status = av_gpu_nccl_open(be->comm, timeout, &made->nccl);
+  }
+  if (status == AV_OK) {
+    *ranks = made;
+  } else if (made != NULL) {
+    free_own(made);
+  }
+  return status;
+}
+
+av_status av_gpu_ranks_open(av_backend *be, struct av_gpu_ranks **ranks) {
+  return av_gpu_ranks_open_timed(be, AV_GPU_TIMEOUT, ranks);
+}
+
+void av_gpu_ranks_close(av_backend *be, struct av_gpu_ranks *ranks) {
+  (void)be;
+  if (ranks != NULL) {
+    av_gpu_nccl_close(ranks->nccl);
+    free_own(ranks);
+  }
+}
+
+/* --- operations ----------------------------------------------------------------------------- */
+
+/* An array and its shares; `first` is good until the next. */
+static av_gpu_array array_of(const av_backend *be, av_kind kind, void *at, int64_t n) {
+  int64_t *const first = ranks_of(be)->first;
+  for (int r = 0; r <= be->comm->size; ++r) {
+    first[r] = av_share_first(be->comm, n, r);
+  }
+  return (av_gpu_array){
+      .at = at, .n = n, .wide = be->bytes[kind] == sizeof(double), .first = first};
+}
+
+static int64_t own_bytes(const av_backend *be, const av_gpu_array *array) {
+  const int rank = be->comm->rank;
+  return (array->first[rank + 1] - array->first[rank]) * (int64_t)av_gpu_element(array);
+}
+
+static bool nothing_to_do(const av_backend *be, int64_t n) { return be->comm->size == 1 || n == 0; }
+
+void av_gpu_allreduce(av_backend *be, av_kind kind, void *array, int64_t n) {
+  if (nothing_to_do(be, n)) {
+    return;
+  }
+  struct av_gpu_ranks *ranks = ranks_of(be);
+  const av_gpu_array all = array_of(be, kind, array, n);
+  if (ranks->nccl == NULL) {
+    must(be, av_gpu_staged_sum(be, &ranks->staged, &all));
+    return;
+  }
+  const double began = av_clock();
+  must(be, av_gpu_nccl_sum(ranks->nccl, &all, av_gpu_of(be)->stream, "sum over ranks"));
+  av_traffic_add(be->comm, av_traffic_sum(be->comm, n, av_gpu_element(&all)), began);
+}
+
+/* On `stream`. */
+static av_status zero_others(const av_backend *be, const av_gpu_array *array, cudaStream_t stream) {
+  const size_t element = av_gpu_element(array);
+  const size_t first = (size_t)array->first[be->comm->rank];
+  const size_t end = (size_t)array->first[be->comm->rank + 1];
+  AV_TRY(AV_CUDA(cudaMemsetAsync(array->at, 0, first * element, stream)));
+  return AV_CUDA(cudaMemsetAsync((char *)array->at + end * element, 0,
+                                 ((size_t)array->n - end) * element, stream));
+}
+
+static av_status begin_beside(const av_backend *be, struct av_gpu_ranks *ranks,
+                              const av_gpu_array *array) {
+  AV_TRY(AV_CUDA(cudaEventRecord(ranks->ready, av_gpu_of(be)->stream)));
+  AV_TRY(AV_CUDA(cudaStreamWaitEvent(ranks->beside, ranks->ready, 0)));
+  AV_TRY(av_gpu_nccl_sum_shares(ranks->nccl, array, ranks->beside, "sum of gradients"));
+  return zero_others(be, array, ranks->beside);
+}
+
+void av_gpu_share_begin(av_backend *be, av_kind kind, void *array, int64_t n) {
+  if (nothing_to_do(be, n)) {
+    return;
+  }
+  struct av_gpu_ranks *ranks = ranks_of(be);
+  const av_gpu_array all = array_of(be, kind, array, n);
+  if (ranks->nccl == NULL) {
+    must(be, av_gpu_staged_sum_shares(be, &ranks->staged, &all));
+    must(be, zero_others(be, &all, av_gpu_of(be)->stream));
+    return;
+  }
+  const double began = av_clock();
+  must(be, begin_beside(be, ranks, &all));
+  ++ranks->pending;
+  const int64_t bytes = n * (int64_t)av_gpu_element(&all);
+  av_traffic_add(be->comm, bytes - own_bytes(be, &all), began);
+}
+
+/* The main stream waits; through MPI the sums are there. */
+void av_gpu_share_end(av_backend *be) {
+  struct av_gpu_ranks *ranks = ranks_of(be);
+  if (ranks == NULL || ranks->pending == 0) {
+    return;
+  }
+  must(be, AV_CUDA(cudaEventRecord(ranks->summed, ranks->beside)));
+  must(be, AV_CUDA(cudaStreamWaitEvent(av_gpu_of(be)->stream, ranks->summed, 0)));
+  ranks->pending = 0;
+}
+
+void av_gpu_share_gather(av_backend *be, av_kind kind, void *array, int64_t n) {
+  if (nothing_to_do(be, n)) {
+    return;
+  }
+  struct av_gpu_ranks *ranks = ranks_of(be);
+  const av_gpu_array all = array_of(be, kind, array, n);
+  if (ranks->nccl == NULL) {
+    must(be, av_gpu_staged_gather(be, &ranks->staged, &all));
+    return;
+  }
+  const double began = av_clock();
+  must(be, av_gpu_nccl_gather(ranks->nccl, &all, av_gpu_of(be)->stream, "exchange of parameters"));
+  av_traffic_add(be->comm, (be->comm->size - 1) * own_bytes(be, &all), began);
+}

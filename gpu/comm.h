@@ -1,0 +1,47 @@
+/* The ranks of a run on GPUs: sums over them, and waiting for what depends on them.
+ *
+ * Two ways, chosen when the backend opens:
+ *   - NCCL (comm_nccl.h): GPU to GPU, one rank a GPU. Sums are queued like kernels; the host waits
+ *     for nothing but their being queued.
+ *   - MPI (comm_mpi.h), where be->sums_by_mpi: through pinned memory of the host. Several ranks may
+ *     share a GPU; every sum waits for the GPU. For GPUs that NCCL cannot join.
+ * One rank alone has neither: its operations do nothing.
+ *
+ * Nothing hangs for ever through NCCL: whoever waits asks NCCL for errors meanwhile, and gives up
+ * after a time-out. Both end the run, on every rank. Where CUDA itself waits nobody can ask:
+ * av_gpu_wait comes before cudaFree, before cudaStreamSynchronize and the like, and before a copy
+ * to memory that is not pinned. A host that runs ahead of a GPU that stands still would end up
+ * inside a launch (CUDA queues about a thousand): who queues whole steps waits, by
+ * av_gpu_wait_event, for one of some steps before. A rank that dies takes the run down through
+ * mpirun; one that hangs while the others are in MPI is waited for, as on CPUs.
+ *
+ * comm->traffic: operations and bytes are counted as by the cpu backend. Seconds are the host's: of
+ * queueing through NCCL (what the GPU takes, and how much of it beside kernels, only its clock
+ * knows: `ahead` and `waited` stay 0), of the whole operation through MPI. */
+#ifndef AV_GPU_COMM_H
+#define AV_GPU_COMM_H
+
+#include "backend/backend.h"
+
+#include <cuda_runtime_api.h>
+
+struct av_gpu_ranks;
+
+/* Seconds: other ranks may be late by an epoch's evaluation or a checkpoint, not by more. */
+#define AV_GPU_TIMEOUT 300.0
+
+/* After the device and av_gpu.stream are there; be->sums_by_mpi chooses. *ranks is NULL for a rank
+ * alone. All ranks get the same status, or the run ends. Collective. */
+av_status av_gpu_ranks_open(av_backend *be, struct av_gpu_ranks **ranks);
+/* The same with another time-out (seconds; 0 or less: none). */
+av_status av_gpu_ranks_open_timed(av_backend *be, double timeout, struct av_gpu_ranks **ranks);
+/* Waits a little for what is queued. NULL is nothing to free. Collective. */
+void av_gpu_ranks_close(av_backend *be, struct av_gpu_ranks *ranks);
+
+/* Waits until all that is queued on av_gpu.stream is done, or `event` has come. `phase` is for the
+ * error text: what is waited for, "losses of an epoch". A failed GPU is the status of a rank alone;
+ * with others, who cannot be told, it ends the run, as NCCL's errors and the time-out do. */
+av_status av_gpu_wait(av_backend *be, const char *phase);
+av_status av_gpu_wait_event(av_backend *be, cudaEvent_t event, const char *phase);
+
+#endif

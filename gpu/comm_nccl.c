@@ -1,0 +1,246 @@
+#include "comm_nccl.h"
+
+#include "base/clock.h"
+#include "base/memory.h"
+
+#include <nccl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#if NCCL_VERSION_CODE < NCCL_VERSION(2, 14, 0)
+#error "NCCL 2.14 or later is needed: communicators that do not block"
+#endif
+
+struct av_gpu_nccl {
+  const av_comm *comm; /* borrowed */
+  ncclComm_t nccl;     /* NULL: not there yet, or no more */
+  double timeout;
+};
+
+/* NCCL's threads may hang with the rest: the end of a run waits no longer than this. */
+enum { ABORT_SECONDS = 5, CLOSE_SECONDS = 20 };
+
+/* --- errors --------------------------------------------------------------------------------- */
+
+static av_status status_of(ncclResult_t result) {
+  switch (result) {
+    case ncclSystemError: /* a socket, a network card */
+    case ncclRemoteError: /* another rank, or the way to it */
+      return AV_IOERR;
+    default:
+      return AV_BUG;
+  }
+}
+
+/* NCCL's last message in one line. */
+static void last_message(const av_gpu_nccl *nccl, char *text, size_t size) {
+  const char *last = ncclGetLastError(nccl->nccl);
+  snprintf(text, size, "%s", last == NULL ? "" : last);
+  for (char *c = text; *c != '\0'; ++c) {
+    *c = *c == '\n' ? ' ' : *c;
+  }
+  for (size_t length = strlen(text); length > 0 && text[length - 1] == ' '; --length) {
+    text[length - 1] = '\0';
+  }
+}
+
+static av_status late(const av_gpu_nccl *nccl, const char *phase) {
+  return av_fail(AV_IOERR,
+                 "rank %d, %s: NCCL has waited %g s for the other GPUs; a rank, its GPU or the "
+                 "network between them hangs",
+                 nccl->comm->rank, phase, nccl->timeout);
+}
+
+static av_status failed(const av_gpu_nccl *nccl, ncclResult_t result, const char *phase) {
+  char message[256];
+  last_message(nccl, message, sizeof message);
+  return av_fail(status_of(result), "rank %d, %s: NCCL: %s%s%s", nccl->comm->rank, phase,
+                 ncclGetErrorString(result), message[0] == '\0' ? "" : ": ", message);
+}
+
+/* --- asking --------------------------------------------------------------------------------- */
+
+/* What has become of the communicator's last call, or of operations since. */
+static ncclResult_t ask(const av_gpu_nccl *nccl) {
+  ncclResult_t result = ncclSuccess;
+  const ncclResult_t asked = ncclCommGetAsyncError(nccl->nccl, &result);
+  return asked == ncclSuccess ? result : asked;
+}
+
+/* Asks until a call that returned `result` is through; ncclInProgress: not within `timeout`. */
+static ncclResult_t settle(const av_gpu_nccl *nccl, ncclResult_t result, double timeout) {
+  const double began = av_clock();
+  while (result == ncclInProgress || result == ncclSuccess) {
+    result = ask(nccl);
+    if (result != ncclInProgress || (timeout > 0 && av_clock() - began > timeout)) {
+      return result;
+    }
+    sched_yield();
+  }
+  return result;
+}
+
+/* The status of a call that returned `result`, once it is through. */
+static av_status through(const av_gpu_nccl *nccl, ncclResult_t result, const char *phase) {
+  const ncclResult_t settled = settle(nccl, result, nccl->timeout);
+  if (settled == ncclSuccess) {
+    return AV_OK;
+  }
+  return settled == ncclInProgress ? late(nccl, phase) : failed(nccl, settled, phase);
+}
+
+av_status av_gpu_nccl_check(av_gpu_nccl *nccl, double waited, const char *phase) {
+  const ncclResult_t result = ask(nccl);
+  if (result != ncclSuccess && result != ncclInProgress) {
+    return failed(nccl, result, phase);
+  }
+  return nccl->timeout > 0 && waited > nccl->timeout ? late(nccl, phase) : AV_OK;
+}
+
+/* --- life ----------------------------------------------------------------------------------- */
+
+static void *abort_thread(void *handle) {
+  (void)ncclCommAbort((ncclComm_t)handle);
+  return NULL;
+}
+
+/* In a thread, because it waits for NCCL's own threads, and may do so in vain. */
+static void abort_within(av_gpu_nccl *nccl, int seconds) {
+  struct timespec deadline;
+  pthread_t thread;
+  if (nccl->nccl != NULL && clock_gettime(CLOCK_REALTIME, &deadline) == 0 &&
+      pthread_create(&thread, NULL, abort_thread, nccl->nccl) == 0) {
+    deadline.tv_sec += seconds;
+    if (pthread_timedjoin_np(thread, NULL, &deadline) != 0) {
+      (void)pthread_detach(thread);
+    }
+  }
+  nccl->nccl = NULL;
+}
+
+_Noreturn void av_gpu_nccl_end(av_gpu_nccl *nccl, av_status status) {
+  av_error_print();
+  abort_within(nccl, ABORT_SECONDS);
+  av_comm_abort(nccl->comm, status);
+}
+
+/* Rank 0's invitation, on every rank. */
+static av_status share_id(const av_gpu_nccl *nccl, ncclUniqueId *id) {
+  av_status status = AV_OK;
+  memset(id, 0, sizeof *id);
+  if (nccl->comm->rank == 0) {
+    const ncclResult_t result = ncclGetUniqueId(id);
+    status = result == ncclSuccess ? AV_OK : failed(nccl, result, "starting NCCL");
+  }
+  AV_TRY(av_agree(nccl->comm, status));
+  return av_bcast(nccl->comm, id, (int64_t)sizeof *id);
+}
+
+static av_status join(av_gpu_nccl *nccl, ncclUniqueId id) {
+  ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+  config.blocking = 0;
+  const ncclResult_t result =
+      ncclCommInitRankConfig(&nccl->nccl, nccl->comm->size, id, nccl->comm->rank, &config);
+  if (nccl->nccl == NULL) {
+    return failed(nccl, result, "starting NCCL");
+  }
+  return through(nccl, result, "starting NCCL");
+}
+
+av_status av_gpu_nccl_open(const av_comm *comm, double timeout, av_gpu_nccl **nccl) {
+  av_gpu_nccl *made = av_calloc(1, sizeof *made);
+  *nccl = NULL;
+  AV_TRY(av_agree(comm, made != NULL ? AV_OK : av_fail(AV_NOMEM, "out of memory (NCCL)")));
+  *made = (av_gpu_nccl){.comm = comm, .timeout = timeout};
+  (void)setenv("NCCL_NVLS_ENABLE", "0", 0); /* NCCL reads it when it is first called */
+  ncclUniqueId id;
+  const av_status shared = share_id(made, &id);
+  if (shared != AV_OK) {
+    free(made);
+    return shared;
+  }
+  const av_status joined = join(made, id);
+  if (joined != AV_OK) {
+    av_gpu_nccl_end(made, joined); /* the others wait inside NCCL */
+  }
+  *nccl = made;
+  return AV_OK;
+}
+
+void av_gpu_nccl_close(av_gpu_nccl *nccl) {
+  if (nccl == NULL) {
+    return;
+  }
+  if (settle(nccl, ncclCommFinalize(nccl->nccl), CLOSE_SECONDS) == ncclSuccess) {
+    (void)ncclCommDestroy(nccl->nccl);
+  } else {
+    abort_within(nccl, ABORT_SECONDS);
+  }
+  free(nccl);
+}
+
+/* --- operations ----------------------------------------------------------------------------- */
+
+static ncclDataType_t type_of(const av_gpu_array *array) {
+  return array->wide ? ncclDouble : ncclFloat;
+}
+
+static void *share_at(const av_gpu_array *array, int rank) {
+  return (char *)array->at + (size_t)array->first[rank] * av_gpu_element(array);
+}
+
+static size_t share_size(const av_gpu_array *array, int rank) {
+  return (size_t)(array->first[rank + 1] - array->first[rank]);
+}
+
+av_status av_gpu_nccl_sum(av_gpu_nccl *nccl, const av_gpu_array *array, cudaStream_t stream,
+                          const char *phase) {
+  return through(nccl,
+                 ncclAllReduce(array->at, array->at, (size_t)array->n, type_of(array), ncclSum,
+                               nccl->nccl, stream),
+                 phase);
+}
+
+typedef ncclResult_t (*share_call)(av_gpu_nccl *nccl, const av_gpu_array *array, int rank,
+                                   cudaStream_t stream);
+
+static ncclResult_t reduce_share(av_gpu_nccl *nccl, const av_gpu_array *array, int rank,
+                                 cudaStream_t stream) {
+  void *const at = share_at(array, rank);
+  return ncclReduce(at, at, share_size(array, rank), type_of(array), ncclSum, rank, nccl->nccl,
+                    stream);
+}
+
+static ncclResult_t spread_share(av_gpu_nccl *nccl, const av_gpu_array *array, int rank,
+                                 cudaStream_t stream) {
+  void *const at = share_at(array, rank);
+  return ncclBroadcast(at, at, share_size(array, rank), type_of(array), rank, nccl->nccl, stream);
+}
+
+/* One call for each rank that has a share, in one group. */
+static av_status each_share(av_gpu_nccl *nccl, const av_gpu_array *array, cudaStream_t stream,
+                            const char *phase, share_call call) {
+  ncclResult_t first_error = ncclGroupStart();
+  for (int r = 0; r < nccl->comm->size && first_error == ncclSuccess; ++r) {
+    if (share_size(array, r) > 0) {
+      const ncclResult_t result = call(nccl, array, r, stream);
+      first_error = result == ncclInProgress ? ncclSuccess : result;
+    }
+  }
+  const ncclResult_t ended = ncclGroupEnd();
+  return through(nccl, first_error == ncclSuccess ? ended : first_error, phase);
+}
+
+av_status av_gpu_nccl_sum_shares(av_gpu_nccl *nccl, const av_gpu_array *array, cudaStream_t stream,
+                                 const char *phase) {
+  return each_share(nccl, array, stream, phase, reduce_share);
+}
+
+av_status av_gpu_nccl_gather(av_gpu_nccl *nccl, const av_gpu_array *array, cudaStream_t stream,
+                             const char *phase) {
+  return each_share(nccl, array, stream, phase, spread_share);
+}

@@ -1,0 +1,75 @@
+/* Sums over ranks by NCCL: one communicator of all ranks, one rank a GPU.
+ *
+ * The communicator does not block (blocking = 0), so that a rank can leave, by ncclCommAbort, when
+ * others do not come. Every call may then return before its work is queued; we ask until it is,
+ * because what is queued after it on the stream must come after it, and because NCCL allows no
+ * other call meanwhile. Recent versions of NCCL start a thread for each call to queue from: tens of
+ * microseconds of the host, which a captured step does not pay again.
+ *
+ * NCCL runs the operations of one communicator one after another, whatever their streams: a sum
+ * that follows a sum by shares waits for it, kernels between them do not. A second communicator
+ * would save that, against as much memory again (hundreds of MB) and the rules against deadlock
+ * between two; gradients of 1 MB take some 20 us.
+ *
+ * Bits: the order of a sum depends on the algorithm, the number of channels and the order of the
+ * ranks in a ring or tree, which NCCL chooses by type, length, version and what connects the GPUs.
+ * On the same GPUs of the same nodes the same sums come out of every run, with one exception:
+ * reductions inside NVSwitches (NVLS), whose order varies from call to call (NVIDIA/nccl #1497).
+ * They are switched off (NCCL_NVLS_ENABLE=0) unless the environment says otherwise. All ranks get
+ * the same bits in any case (NVIDIA/nccl #855).
+ *
+ * Errors: a function that fails has recorded the error, and the communicator is of no more use:
+ * av_gpu_nccl_end. */
+#ifndef AV_GPU_COMM_NCCL_H
+#define AV_GPU_COMM_NCCL_H
+
+#include "base/comm.h"
+
+#include <cuda_runtime_api.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef struct av_gpu_nccl av_gpu_nccl;
+
+/* An array of n doubles (wide) or floats on the device; element first[r] is the first of rank r's
+ * share, first[size] = n. */
+typedef struct av_gpu_array {
+  void *at;
+  int64_t n;
+  bool wide;
+  const int64_t *first; /* (size + 1) */
+} av_gpu_array;
+
+static inline size_t av_gpu_element(const av_gpu_array *array) {
+  return array->wide ? sizeof(double) : sizeof(float);
+}
+
+/* Joins the ranks; the device is chosen. `timeout` seconds: this and every later wait; 0 or less:
+ * none. What only one rank knows of ends the run. Collective. */
+av_status av_gpu_nccl_open(const av_comm *comm, double timeout, av_gpu_nccl **nccl);
+/* Ends the communicator, within seconds even where operations hang. NULL is nothing to free. */
+void av_gpu_nccl_close(av_gpu_nccl *nccl);
+
+/* Queue on `stream`; `phase` is for the error text. */
+/* In-place sum to all ranks. */
+av_status av_gpu_nccl_sum(av_gpu_nccl *nccl, const av_gpu_array *array, cudaStream_t stream,
+                          const char *phase);
+/* In-place sum of each share to its rank alone; what the others then hold is as before. One
+ * reduction a rank, in one launch: it moves the bytes of a reduce-scatter, (size - 1) / size of the
+ * array into and out of each GPU, over all links at once, and takes shares of any lengths, which
+ * ncclReduceScatter does not. Each small share is the work of one channel: for some ranks the cost
+ * is ncclReduceScatter's, for hundreds the latency of as many small reductions / channels. */
+av_status av_gpu_nccl_sum_shares(av_gpu_nccl *nccl, const av_gpu_array *array, cudaStream_t stream,
+                                 const char *phase);
+/* The other half: each rank's share to all others. One broadcast a rank, in one launch. */
+av_status av_gpu_nccl_gather(av_gpu_nccl *nccl, const av_gpu_array *array, cudaStream_t stream,
+                             const char *phase);
+
+/* The error that NCCL has met since, `waited` seconds into waiting for `phase`, or the time-out. */
+av_status av_gpu_nccl_check(av_gpu_nccl *nccl, double waited, const char *phase);
+
+/* Prints the recorded error, aborts the communicator so that the GPUs stop waiting, and ends the
+ * run on every rank. */
+_Noreturn void av_gpu_nccl_end(av_gpu_nccl *nccl, av_status status);
+
+#endif

@@ -1,0 +1,363 @@
+/* Decoder and likelihood: how a call is cut into chunks of cells, its scratch, and the order of its
+ * kernels and products (kernels/decode.h). All follows from sizes that do not change in a run, so
+ * that a call can be captured and replayed. */
+#include "state.h"
+
+#include "comm.h"
+#include "config/config.h"
+#include "gemm.h"
+#include "kernels/decode.h"
+
+enum {
+  SCRATCH = 256 << 20,     /* bytes at most of what a chunk's cells need, where 32 cells fit */
+  WIDE_BYTES = 32 << 20,   /* of the heads' rows, wide: they stay in the second-level cache ... */
+  WIDE_CELLS = 256,        /* ... but with fewer cells the weights cost more than the rows */
+  OUTPUT_BYTES = 32 << 20, /* of rho and mu on the device */
+  SLAB_CELLS = 256,        /* at most: a warp adds a fourth of them in float */
+  BLOCKS = 1024,           /* of tiles, that are enough */
+  ALIGNMENT = 256          /* bytes */
+};
+
+/* A call. */
+typedef struct decode_run {
+  av_backend *be;
+  const av_decode *decode;
+  int64_t max_rows;
+  bool gradients;
+  bool kept;     /* gradients on the logits are in the heads' rows, for one-hot columns */
+  int64_t chunk; /* cells at a time */
+  av_gpu_decode call;
+  av_gpu_decode_keys columns;     /* of the one-hot block; n_keys 0: not needed */
+  av_gpu_decode_keys dispersions; /* rows of px_r, likewise */
+  float *rho, *mu;                /* scratch (chunk, G); NULL: not asked for */
+} decode_run;
+
+static int64_t parts(int64_t n, int64_t size) { return (n + size - 1) / size; }
+static int64_t at_least(int64_t n, int64_t least) { return n > least ? n : least; }
+static int64_t at_most(int64_t n, int64_t most) { return n < most ? n : most; }
+
+/* --- what is asked for ------------------------------------------------------------------------ */
+
+static bool is_zinb(const av_decode *decode) { return decode->likelihood == AV_LIKELIHOOD_ZINB; }
+static bool is_poisson(const av_decode *decode) {
+  return decode->likelihood == AV_LIKELIHOOD_POISSON;
+}
+static bool is_by_cell(const av_decode *decode) {
+  return !is_poisson(decode) && decode->dispersion == AV_DISPERSION_GENE_CELL;
+}
+
+static int kind_of(const av_decode *decode) {
+  if (is_poisson(decode)) {
+    return AV_DECODE_POISSON;
+  }
+  if (is_zinb(decode)) {
+    return is_by_cell(decode) ? AV_DECODE_ZINB_BY_CELL : AV_DECODE_ZINB;
+  }
+  return is_by_cell(decode) ? AV_DECODE_NB_BY_CELL : AV_DECODE_NB;
+}
+
+static void add_head(av_gpu_decode *call, const av_head *head) {
+  call->head[call->n_heads++] = (av_gpu_decode_head){.w = const_floats(head->w),
+                                                     .c = const_floats(head->c),
+                                                     .dw = floats(head->dw),
+                                                     .dc = floats(head->dc)};
+}
+
+/* Row of px_r of each cell of the slab; NULL: the first. */
+static const int32_t *codes_of(const av_gpu_data *data, const av_decode *decode) {
+  if (decode->n_dispersion <= 1 || is_poisson(decode) || is_by_cell(decode)) {
+    return NULL;
+  }
+  return decode->dispersion == AV_DISPERSION_GENE_LABEL ? data->label : data->batch;
+}
+
+/* Sizes and arrays of the model; the head of rho alone. */
+static void begin_values(decode_run *run, av_backend *be, const av_batch *batch,
+                         const av_decode *decode, const av_real *x, const av_real *l) {
+  *run = (decode_run){.be = be, .decode = decode, .max_rows = batch->view.max_rows};
+  av_gpu_decode *call = &run->call;
+  *call = (av_gpu_decode){.rows = batch->view,
+                          .kind = kind_of(decode),
+                          .softplus = decode->softplus,
+                          .wide = decode->n_in + 1 > AV_DECODE_WIDTH,
+                          .n_genes = decode->n_genes,
+                          .n_in = (int)decode->n_in,
+                          .n_onehot = (int)decode->n_onehot,
+                          .n_tiles = parts(decode->n_genes, AV_DECODE_GENES),
+                          .x = const_floats(x),
+                          .l = const_floats(l)};
+  call->stride = call->n_tiles * AV_DECODE_GENES;
+  call->spread = !call->wide && decode->n_in + decode->n_onehot + 1 <= AV_DECODE_WIDTH;
+  call->width = 1 + (call->wide ? 0 : call->n_in) + (call->spread ? call->n_onehot : 0);
+  add_head(call, &decode->scale);
+}
+
+/* The same for calls that end in losses. */
+static void begin_losses(decode_run *run, av_backend *be, const av_batch *batch,
+                         const av_decode *decode, const av_real *x, const av_real *l,
+                         bool gradients) {
+  begin_values(run, be, batch, decode, x, l);
+  av_gpu_decode *call = &run->call;
+  const av_gpu_data *data = &batch->view.data;
+  run->gradients = gradients;
+  if (is_zinb(decode)) {
+    add_head(call, &decode->dropout);
+  }
+  if (is_by_cell(decode)) {
+    add_head(call, &decode->px_r_head);
+  } else if (!is_poisson(decode)) {
+    call->px_r = const_floats(decode->px_r);
+    call->code = codes_of(data, decode);
+    call->dpx_r = call->code == NULL ? floats(decode->dpx_r) : NULL;
+  }
+  const bool sums = !is_poisson(decode) && !is_by_cell(decode) && call->code == NULL;
+  call->n_partial = call->n_heads * call->width + (sums ? 1 : 0);
+  if (decode->n_onehot > 0 && !call->spread) {
+    run->kept = true;
+    run->columns = (av_gpu_decode_keys){.key = data->column,
+                                        .n_factors = data->n_factors,
+                                        .first = data->factor_first,
+                                        .n_keys = call->n_onehot};
+  }
+  if (call->code != NULL) {
+    run->dispersions = (av_gpu_decode_keys){
+        .key = call->code, .n_factors = 1, .n_keys = (int)decode->n_dispersion};
+  }
+}
+
+/* --- cutting and scratch -----------------------------------------------------------------------
+ */
+
+/* Slabs of a chunk's cells: enough blocks, and float sums that are short. */
+static void cut_slabs(decode_run *run) {
+  const int64_t groups = at_least(parts(run->chunk, AV_DECODE_CELLS), 1);
+  const int64_t wanted = at_most(parts(BLOCKS, run->call.n_tiles), groups);
+  const int64_t slabs = at_least(wanted, parts(run->chunk, SLAB_CELLS));
+  run->call.slab = parts(groups, at_least(slabs, 1)) * AV_DECODE_CELLS;
+  run->call.n_slabs = parts(run->chunk, run->call.slab);
+}
+
+/* Cells at a time, with or without gradients the same: sums are cut the same way. */
+static void cut_losses(decode_run *run) {
+  const av_gpu_decode *call = &run->call;
+  const int64_t row = call->stride * (int64_t)sizeof(float);
+  const int64_t heads = call->wide || run->kept ? call->n_heads * row : 0;
+  const int64_t shapes = run->dispersions.n_keys > 0 ? row : 0;
+  const int64_t dx = call->wide ? 0 : call->n_tiles * call->n_in * (int64_t)sizeof(float);
+  const int64_t starts = (call->n_tiles + 1) * (int64_t)sizeof(int32_t);
+  int64_t chunk = SCRATCH / (heads + shapes + dx + starts);
+  if (call->wide) {
+    chunk = at_most(chunk, at_least(WIDE_BYTES / heads, WIDE_CELLS));
+  }
+  chunk = at_least(chunk / AV_DECODE_CELLS, 1) * AV_DECODE_CELLS;
+  run->chunk = at_most(chunk, run->max_rows);
+  cut_slabs(run);
+}
+
+static void cut_values(decode_run *run, int outputs) {
+  const int64_t row = run->call.stride * (int64_t)sizeof(float);
+  const int64_t rows = (run->call.wide ? row : 0) + outputs * row;
+  run->chunk = at_most(at_least(OUTPUT_BYTES / rows, AV_DECODE_CELLS), run->max_rows);
+}
+
+/* A block of scratch: without `at` only measured. */
+typedef struct scratch {
+  char *at;
+  size_t size;
+} scratch;
+
+static void *take(scratch *from, int64_t n, size_t size) {
+  void *taken = from->at == NULL ? NULL : from->at + from->size;
+  const size_t bytes = (size_t)n * size;
+  from->size += (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+  return taken;
+}
+
+static void take_keys(scratch *from, int64_t chunk, av_gpu_decode_keys *keys) {
+  if (keys->n_keys > 0) {
+    keys->order = take(from, keys->n_factors * chunk, sizeof *keys->order);
+    keys->begin = take(from, keys->n_keys, sizeof *keys->begin);
+    keys->end = take(from, keys->n_keys, sizeof *keys->end);
+  }
+}
+
+static void take_losses(decode_run *run, scratch *from) {
+  av_gpu_decode *call = &run->call;
+  const int64_t cells = run->chunk * call->stride;
+  call->loss = take(from, run->max_rows, sizeof *call->loss);
+  call->cell = take(from, run->chunk, sizeof *call->cell);
+  call->exact = take(from, run->chunk, sizeof *call->exact);
+  for (int h = 0; (call->wide || (run->kept && run->gradients)) && h < call->n_heads; ++h) {
+    call->head[h].rows = take(from, cells, sizeof(float));
+  }
+  if (!run->gradients) {
+    return;
+  }
+  call->starts = take(from, run->chunk * (call->n_tiles + 1), sizeof *call->starts);
+  call->partial = take(from, call->n_slabs * call->n_partial * call->stride, sizeof(float));
+  if (!call->wide) {
+    call->dx_partial = take(from, call->n_tiles * run->chunk * call->n_in, sizeof(float));
+  }
+  if (run->dispersions.n_keys > 0) {
+    call->w_rows = take(from, cells, sizeof(float));
+  }
+  take_keys(from, run->chunk, &run->columns);
+  take_keys(from, run->chunk, &run->dispersions);
+}
+
+static void take_values(decode_run *run, scratch *from, bool rho, bool mu) {
+  const int64_t numbers = run->chunk * run->call.n_genes;
+  if (run->call.wide) {
+    run->call.head[0].rows = take(from, run->chunk * run->call.stride, sizeof(float));
+  }
+  run->rho = rho ? take(from, numbers, sizeof(float)) : NULL;
+  run->mu = mu ? take(from, numbers, sizeof(float)) : NULL;
+}
+
+/* --- a chunk ------------------------------------------------------------------------------------
+ */
+
+/* Chunks that may hold cells: of the first `rows` rows. */
+static bool next_chunk(decode_run *run, int64_t rows) {
+  av_gpu_decode *call = &run->call;
+  call->first += call->n;
+  call->n = at_most(run->chunk, rows - call->first);
+  return call->n > 0;
+}
+
+static av_gpu_factor inputs_of(const av_gpu_decode *call, bool transposed) {
+  return (av_gpu_factor){
+      .at = call->x + call->first * call->n_in, .stride = call->n_in, .transposed = transposed};
+}
+static av_gpu_factor weights_of(const av_gpu_decode *call, int h, bool transposed) {
+  return (av_gpu_factor){.at = call->head[h].w, .stride = call->n_genes, .transposed = transposed};
+}
+static av_gpu_factor rows_of(const av_gpu_decode *call, int h) {
+  return (av_gpu_factor){.at = call->head[h].rows, .stride = call->stride};
+}
+
+/* Products of the inputs and the heads' weights into the heads' rows. */
+static void wide_logits(decode_run *run) {
+  av_gpu_decode *call = &run->call;
+  for (int h = 0; call->wide && h < call->n_heads; ++h) {
+    av_gpu_gemm(run->be, call->n, call->n_genes, call->n_in, inputs_of(call, false),
+                weights_of(call, h, false), 0.0F, call->head[h].rows, call->stride);
+  }
+}
+
+/* dw += x^T d and dx = the heads' d w^T. Rows past B are zeros in both factors. */
+static void wide_gradients(decode_run *run) {
+  av_gpu_decode *call = &run->call;
+  for (int h = 0; h < call->n_heads; ++h) {
+    av_gpu_gemm(run->be, call->n_in, call->n_genes, call->n, inputs_of(call, true),
+                rows_of(call, h), 1.0F, call->head[h].dw, call->n_genes);
+    av_gpu_gemm(run->be, call->n, call->n_in, call->n_genes, rows_of(call, h),
+                weights_of(call, h, true), h == 0 ? 0.0F : 1.0F,
+                call->dx + call->first * call->n_in, call->n_in);
+  }
+}
+
+/* Gradients of one-hot rows of the weights, and of px_r by batch or label. */
+static void grouped_gradients(decode_run *run) {
+  av_gpu_decode *call = &run->call;
+  cudaStream_t stream = av_gpu_of(run->be)->stream;
+  if (run->columns.n_keys > 0) {
+    AV_GPU_RUN(run->be, av_gpu_decode_sort(stream, call, &run->columns));
+    for (int h = 0; h < call->n_heads; ++h) {
+      AV_GPU_RUN(run->be, av_gpu_decode_groups(stream, call, &run->columns, call->head[h].rows,
+                                               call->head[h].dw + call->n_in * call->n_genes));
+    }
+  }
+  if (run->dispersions.n_keys > 0) {
+    AV_GPU_RUN(run->be, av_gpu_decode_sort(stream, call, &run->dispersions));
+    AV_GPU_RUN(run->be, av_gpu_decode_groups(stream, call, &run->dispersions, call->w_rows,
+                                             floats(run->decode->dpx_r)));
+  }
+}
+
+/* --- operations ---------------------------------------------------------------------------------
+ */
+
+void av_gpu_decode_nll(av_backend *be, const av_batch *batch, const av_decode *decode,
+                       const av_real *x, const av_real *l, av_sum *losses, av_real *dx,
+                       av_real *dl) {
+  cudaStream_t stream = av_gpu_of(be)->stream;
+  decode_run run;
+  begin_losses(&run, be, batch, decode, x, l, decode->scale.dw != NULL);
+  run.call.dx = run.gradients ? floats(dx) : NULL;
+  run.call.dl = run.gradients ? floats(dl) : NULL;
+  cut_losses(&run);
+  scratch space = {0};
+  take_losses(&run, &space);
+  space = (scratch){.at = av_gpu_work(be, space.size)};
+  take_losses(&run, &space);
+  while (next_chunk(&run, run.max_rows)) {
+    wide_logits(&run);
+    AV_GPU_RUN(be, av_gpu_decode_rows(stream, &run.call));
+    if (run.gradients) {
+      AV_GPU_RUN(be, av_gpu_decode_tiles(stream, &run.call));
+    }
+    AV_GPU_RUN(be, av_gpu_decode_finish(stream, &run.call, run.gradients, doubles(losses)));
+    if (run.gradients) {
+      grouped_gradients(&run);
+    }
+    if (run.gradients && run.call.wide) {
+      wide_gradients(&run);
+    }
+  }
+}
+
+av_status av_gpu_decode_cells(av_backend *be, const av_batch *batch, const av_decode *decode,
+                              const av_real *x, const av_real *l, double *nll) {
+  cudaStream_t stream = av_gpu_of(be)->stream;
+  decode_run run;
+  begin_losses(&run, be, batch, decode, x, l, false);
+  cut_losses(&run);
+  scratch space = {0};
+  take_losses(&run, &space);
+  space = (scratch){.at = av_gpu_work(be, space.size)};
+  take_losses(&run, &space);
+  while (next_chunk(&run, batch->n)) {
+    wide_logits(&run);
+    AV_TRY(AV_CUDA(av_gpu_decode_rows(stream, &run.call)));
+  }
+  AV_TRY(av_gpu_wait(be, "losses of cells"));
+  AV_TRY(AV_CUDA(cudaMemcpyAsync(nll, run.call.loss, (size_t)batch->n * sizeof *nll,
+                                 cudaMemcpyDeviceToHost, stream)));
+  return av_gpu_wait(be, "losses of cells, copied");
+}
+
+/* Numbers of the chunk's rows, if asked for, to their place in host memory. */
+static av_status fetch(const decode_run *run, const float *from, float *to) {
+  const av_gpu_decode *call = &run->call;
+  if (from == NULL) {
+    return AV_OK;
+  }
+  return AV_CUDA(cudaMemcpyAsync(to + call->first * call->n_genes, from,
+                                 (size_t)(call->n * call->n_genes) * sizeof *to,
+                                 cudaMemcpyDeviceToHost, av_gpu_of(run->be)->stream));
+}
+
+av_status av_gpu_decode_output(av_backend *be, const av_batch *batch, const av_decode *decode,
+                               const av_real *x, const av_real *l, float *rho, float *mu) {
+  const int outputs = (rho != NULL ? 1 : 0) + (mu != NULL ? 1 : 0);
+  cudaStream_t stream = av_gpu_of(be)->stream;
+  decode_run run;
+  if (outputs == 0) {
+    return AV_OK;
+  }
+  begin_values(&run, be, batch, decode, x, l);
+  cut_values(&run, outputs);
+  scratch space = {0};
+  take_values(&run, &space, rho != NULL, mu != NULL);
+  space = (scratch){.at = av_gpu_work(be, space.size)};
+  take_values(&run, &space, rho != NULL, mu != NULL);
+  while (next_chunk(&run, batch->n)) {
+    wide_logits(&run);
+    AV_TRY(AV_CUDA(av_gpu_decode_values(stream, &run.call, run.rho, run.mu)));
+    AV_TRY(av_gpu_wait(be, "the decoder's output"));
+    AV_TRY(fetch(&run, run.rho, rho));
+    AV_TRY(fetch(&run, run.mu, mu));
+  }
+  return av_gpu_wait(be, "the decoder's output, copied");
+}

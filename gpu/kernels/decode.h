@@ -1,0 +1,146 @@
+/* Decoder and likelihood of the cuda backend: kernels and what they are told.
+ *
+ * The loss is split as model.md section 5 has it: a base term that every gene pays, as if its count
+ * were 0, and corrections for the non-zero counts alone. Cells are worked on in chunks of n rows of
+ * the minibatch, [first, first + n). In the order of a call:
+ *
+ *   (products)  with a wide input (n_in >= AV_DECODE_WIDTH): x w of each head into its rows (n,
+ *               stride), by cuBLAS. With a narrow one logits are made where they are needed, and no
+ *               (B, G) array exists.
+ *   rows        a block has 1 cell, or 4 of large minibatches, and all genes: log-sum-exp of the
+ *               logits, loss, Q = sum of q, which is the gradient on l; and where each tile's
+ *               entries begin in the cell's list. Wide: it also completes the rows, + c + one-hot.
+ *   tiles       gradients: a block has 32 genes and walks over a slab of cells, 8 a warp at a time:
+ *               q again, corrections (a lane an entry), d = q - rho Q, sums over its cells for w,
+ *               c and px_r, sums over its genes for dx. Wide: d replaces the logits.
+ *   finish      adds up slabs and tiles, in order; the loss.
+ *   (sort, groups)  one-hot rows of w, and px_r by batch or label: rows of d that share a column,
+ *               added up in the order of the cells. One-hot columns that fit into AV_DECODE_WIDTH
+ *               together with a narrow input are inputs as any other instead.
+ *   (products)  wide: dw += x^T d, dx = d w^T.
+ *
+ * So a narrow model costs three launches. What bounds them, by design (nothing has been measured):
+ * narrow, NB, 10 inputs, 2,000 genes, 140 non-zeros a cell, instructions as compiled for sm_90 and
+ * at 0.65 of the issue rate of 132 multiprocessors:
+ *   rows   about 250 instructions for each cell and gene (logits 60, base terms 120, entries 60):
+ *          100 us at 4,096 cells. 80 KB of w a block, the second time from shared memory, which
+ *          holds the logits up to 40 KB. At 128 cells: one block a multiprocessor, some us.
+ *   tiles  about 300 (base terms 130, entries 45, logits and sums of w 45, dx 30): 130 us at 4,096
+ *          cells; 252 blocks of 4 warps at 128. Registers (128) allow 16 warps a multiprocessor.
+ *          dx takes 4 n_in bytes of scratch for each cell and tile, 10 MB at 4,096.
+ *   finish the bytes of those parts; at 128 cells its launch.
+ * Wide: the products, and 7 passes over each head's (n, G) rows, which stay in the second-level
+ * cache (chunks of 32 MB).
+ *
+ * Numbers: float, sums in double beyond short runs. Cells whose means leave the range of the float
+ * formulas (log mean above 50; never in real data) are computed in double and in logarithms
+ * (math/likelihood.h), counts above 256 in double. */
+#ifndef AV_GPU_KERNELS_DECODE_H
+#define AV_GPU_KERNELS_DECODE_H
+
+#include "kernels/view.h"
+
+#include <cuda_runtime_api.h>
+
+/* Likelihood, and whether px_r is the output of a head. */
+typedef enum av_decode_kind {
+  AV_DECODE_POISSON,
+  AV_DECODE_NB,
+  AV_DECODE_NB_BY_CELL,
+  AV_DECODE_ZINB,
+  AV_DECODE_ZINB_BY_CELL
+} av_decode_kind;
+
+enum {
+  AV_DECODE_HEADS = 3,
+  AV_DECODE_GENES = 32,     /* of a tile */
+  AV_DECODE_CELLS = 32,     /* that a block of tiles takes at a time: a slab is a multiple */
+  AV_DECODE_WIDTH = 20,     /* most rows of w of a narrow input, and c */
+  AV_DECODE_KEY_GENES = 128 /* of a block of groups */
+};
+
+/* One output head. */
+typedef struct av_gpu_decode_head {
+  const float *w; /* (n_in + n_onehot, G) */
+  const float *c; /* (G); NULL for 0 */
+  float *dw, *dc; /* NULL without gradients, dc also without c */
+  float *rows;    /* scratch (n, stride); wide: products of x and w, then logits, then the gradients
+                     on them; narrow: those gradients, or NULL where nobody asks for them */
+} av_gpu_decode_head;
+
+/* One call, one chunk of cells. */
+typedef struct av_gpu_decode {
+  av_gpu_rows rows;
+  int64_t first, n;        /* the chunk: rows [first, first + n) of the minibatch, B or not */
+  int kind;                /* av_decode_kind */
+  bool softplus;           /* rho = softplus(logit); else softmax over genes */
+  bool wide;               /* logits are in the heads' rows */
+  bool spread;             /* narrow: one-hot columns are inputs as any other */
+  int64_t n_genes, stride; /* G; of rows and partial: the next multiple of AV_DECODE_GENES */
+  int n_in, n_onehot;
+  int width;   /* rows of partial for a head: inputs (none if wide) and, last, c */
+  int n_heads; /* scale, then zero inflation and px_r where the kind has them */
+  av_gpu_decode_head head[AV_DECODE_HEADS];
+  const float *x;      /* (max_rows, n_in) */
+  const float *l;      /* (max_rows) */
+  const float *px_r;   /* rows of G; NULL for Poisson and by cell */
+  const int32_t *code; /* row of px_r of each cell of the slab; NULL: the first */
+
+  /* scratch: facts about each cell */
+  float4 *cell;    /* (n) top, scale, factor, exact: mu = scale e and d = q - factor e, with
+                      e = exp(logit - top) or softplus(logit); exact != 0: in double */
+  double2 *exact;  /* (n) log of the sum of e, and Q */
+  double *loss;    /* (max_rows) */
+  int32_t *starts; /* (n, n_tiles + 1) first entry of each tile of genes in the cell's list; NULL
+                      without gradients */
+  int64_t n_tiles; /* of genes */
+
+  /* gradients */
+  int64_t slab, n_slabs; /* cells of a slab; of tiles */
+  float *partial;        /* scratch (n_slabs, n_partial, stride): heads' rows, then px_r */
+  int n_partial;
+  float *dx_partial; /* scratch (n_tiles, n, n_in), narrow */
+  float *w_rows;     /* scratch (n, stride) gradients on px_r, with `code` */
+  float *dpx_r;      /* (G) of the only row of px_r; NULL otherwise */
+  float *dx;         /* (max_rows, n_in) */
+  float *dl;         /* (max_rows) */
+} av_gpu_decode;
+
+/* Cells of the chunk by a key, such as their columns of a factor. */
+typedef struct av_gpu_decode_keys {
+  const int32_t *key; /* (cells of the slab, n_factors) */
+  int n_factors;
+  const int32_t *first; /* (n_factors + 1) first key of each factor; NULL: one has them all */
+  int n_keys;
+  int32_t *order;       /* scratch (n_factors, n) rows of the chunk, sorted by each factor's keys */
+  int32_t *begin, *end; /* scratch (n_keys) where each key's rows lie in order */
+} av_gpu_decode_keys;
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* cell, exact, loss and dl, starts; wide: completes the heads' rows. */
+cudaError_t av_gpu_decode_rows(cudaStream_t stream, const av_gpu_decode *call);
+/* partial, dx_partial or the heads' rows, w_rows. */
+cudaError_t av_gpu_decode_tiles(cudaStream_t stream, const av_gpu_decode *call);
+/* losses[0] += the chunk's; with gradients dw, dc and dpx_r +=, and dx where it is narrow. */
+cudaError_t av_gpu_decode_finish(cudaStream_t stream, const av_gpu_decode *call, bool gradients,
+                                 double *losses);
+
+/* order, begin and end. */
+cudaError_t av_gpu_decode_sort(cudaStream_t stream, const av_gpu_decode *call,
+                               const av_gpu_decode_keys *keys);
+/* sums (n_keys, G) += those of rows (n, stride) of the cells of each key. */
+cudaError_t av_gpu_decode_groups(cudaStream_t stream, const av_gpu_decode *call,
+                                 const av_gpu_decode_keys *keys, const float *rows, float *sums);
+
+/* rho and mu (n, G) of the chunk, on the device; either may be NULL. */
+cudaError_t av_gpu_decode_values(cudaStream_t stream, const av_gpu_decode *call, float *rho,
+                                 float *mu);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

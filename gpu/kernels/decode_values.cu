@@ -1,0 +1,56 @@
+/* rho and mu: a block has a cell, and makes its logits twice. Bound: 8 bytes written for each cell
+ * and gene, and their way to the host. */
+#include "kernels/decode_logits.h"
+
+enum { THREADS = 256 };
+
+static __global__ void __launch_bounds__(THREADS)
+    values(const av_gpu_decode call, bool held, float *rho, float *mu) {
+  AV_SHARED_ARRAY(float, room_of_logits);
+  __shared__ double2 room[THREADS / AV_WARP];
+  __shared__ float shared_top;
+  __shared__ double shared_sum;
+  const av_tile<1> tile = av_tile_of<1>(call, held, room_of_logits);
+  if (tile.live == 0) {
+    return; /* the whole block */
+  }
+  av_tile_inputs(call, tile);
+  __syncthreads();
+  av_lse<1> lse;
+  av_lse_start(lse);
+  for (int g = (int)threadIdx.x; g < call.n_genes; g += THREADS) {
+    float logit[1];
+    av_first_logits(call, tile, g, logit);
+    av_lse_add(lse, logit);
+  }
+  float top = 0.0f;
+  double sum = 1.0;
+  av_lse_join(lse, room, &top, &sum);
+  if (threadIdx.x == 0) {
+    shared_top = top;
+    shared_sum = call.softplus ? 1.0 : sum;
+  }
+  __syncthreads();
+  const float inverse = (float)(1.0 / shared_sum);
+  const double rate = exp((double)call.l[call.first + tile.first]) / shared_sum;
+  for (int g = (int)threadIdx.x; g < call.n_genes; g += THREADS) {
+    float logit[1];
+    av_logits(call, 0, tile, g, logit);
+    const float e = call.softplus ? av_softplus_of(logit[0]).value : expf(logit[0] - shared_top);
+    const int64_t at = tile.first * call.n_genes + g;
+    if (rho != NULL) {
+      rho[at] = e * inverse;
+    }
+    if (mu != NULL) {
+      mu[at] = (float)(rate * (double)e);
+    }
+  }
+}
+
+extern "C" cudaError_t av_gpu_decode_values(cudaStream_t stream, const av_gpu_decode *call,
+                                            float *rho, float *mu) {
+  bool held = false;
+  const size_t shared = av_tile_bytes(*call, 1, &held);
+  AV_LAUNCH(values, (unsigned)call->n, THREADS, shared, stream, *call, held, rho, mu);
+  return cudaGetLastError();
+}

@@ -1,0 +1,88 @@
+/* What kernels have in common: rows and entries of the minibatch, sums over a warp or a block in a
+ * fixed order. Device code only. */
+#ifndef AV_GPU_KERNELS_DEVICE_H
+#define AV_GPU_KERNELS_DEVICE_H
+
+#include "kernels/launch.h"
+#include "kernels/view.h"
+
+#include "data/counts.h"
+
+enum { AV_WARP = 32 };
+#define AV_ALL_LANES 0xffffffffu
+
+/* Rows of the minibatch; global number of the cell of row i. */
+static __device__ __forceinline__ int av_n_rows(const av_gpu_rows &rows) { return *rows.n; }
+static __device__ __forceinline__ int64_t av_cell_of(const av_gpu_rows &rows, int i) {
+  return rows.data.first + rows.row[i];
+}
+
+/* Entry `at` of the slab's counts. */
+static __device__ __forceinline__ int av_entry_gene(const av_gpu_data &data, int64_t at) {
+  return data.wide_genes ? (int)((const uint32_t *)data.gene)[at]
+                         : (int)((const uint16_t *)data.gene)[at];
+}
+
+/* The value of an escape: those are few, and found by halving. */
+static __device__ inline float av_escaped(const av_gpu_data &data, int64_t at) {
+  int64_t low = 0;
+  int64_t high = data.n_escaped - 1;
+  while (low < high) {
+    const int64_t middle = low + (high - low) / 2;
+    if (data.escaped_at[middle] < at) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  return data.escaped_value[low];
+}
+
+static __device__ __forceinline__ float av_entry_value(const av_gpu_data &data, int64_t at) {
+  if (data.kind == AV_COUNT_F32) {
+    return ((const float *)data.value)[at];
+  }
+  if (data.kind == AV_COUNT_U8) {
+    const unsigned code = ((const uint8_t *)data.value)[at];
+    return code == UINT8_MAX ? av_escaped(data, at) : (float)code;
+  }
+  const unsigned code = ((const uint16_t *)data.value)[at];
+  return code == UINT16_MAX ? av_escaped(data, at) : (float)code;
+}
+
+/* Sum over a warp, on every lane. */
+template <typename T>
+static __device__ __forceinline__ T av_warp_sum(T value) {
+  for (int offset = AV_WARP / 2; offset > 0; offset /= 2) {
+    value += __shfl_xor_sync(AV_ALL_LANES, value, offset);
+  }
+  return value;
+}
+template <typename T>
+static __device__ __forceinline__ T av_warp_max(T value) {
+  for (int offset = AV_WARP / 2; offset > 0; offset /= 2) {
+    const T other = __shfl_xor_sync(AV_ALL_LANES, value, offset);
+    value = other > value ? other : value;
+  }
+  return value;
+}
+
+/* Sum over a block of whole warps, on every thread. `room`: shared, one T a warp; the block may use
+ * it again at once. */
+template <typename T>
+static __device__ __forceinline__ T av_block_sum(T value, T *room) {
+  const int thread = (int)threadIdx.x;
+  value = av_warp_sum(value);
+  if (thread % AV_WARP == 0) {
+    room[thread / AV_WARP] = value;
+  }
+  __syncthreads();
+  T sum = 0;
+  for (int w = 0; w < (int)blockDim.x / AV_WARP; ++w) {
+    sum += room[w];
+  }
+  __syncthreads();
+  return sum;
+}
+
+#endif

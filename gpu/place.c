@@ -1,0 +1,137 @@
+#include "place.h"
+
+#include "base/memory.h"
+#include "check.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { BUS_ID = 32, HOST_NAME = 65 };
+
+/* What a rank tells the others of its node. */
+typedef struct av_place {
+  uint64_t visible; /* stands for the GPUs that it sees */
+  char gpu[BUS_ID]; /* where the GPU that it has chosen is plugged in */
+} av_place;
+
+static const char *host_name(char name[HOST_NAME]) {
+  if (gethostname(name, HOST_NAME) != 0) {
+    snprintf(name, HOST_NAME, "%s", "unknown");
+  }
+  name[HOST_NAME - 1] = '\0';
+  return name;
+}
+
+/* FNV-1a, continued from `hash`. */
+static uint64_t hash_text(uint64_t hash, const char *text) {
+  for (const char *c = text; *c != '\0'; ++c) {
+    hash = (hash ^ (unsigned char)*c) * UINT64_C(1099511628211);
+  }
+  return hash;
+}
+
+static av_status none(const av_comm *comm, cudaError_t code) {
+  char name[HOST_NAME];
+  const char *visible = getenv("CUDA_VISIBLE_DEVICES");
+  return av_fail(AV_NODEVICE,
+                 "[runtime] backend = cuda: rank %d finds no GPU on node %s: %s "
+                 "(CUDA_VISIBLE_DEVICES %s%s)",
+                 comm->rank, host_name(name),
+                 code == cudaSuccess ? "none is visible" : cudaGetErrorString(code),
+                 visible == NULL ? "is not set" : "= ", visible == NULL ? "" : visible);
+}
+
+/* The GPUs that this rank sees. */
+static av_status look(const av_comm *comm, int *n, uint64_t *visible) {
+  *n = 0;
+  *visible = UINT64_C(14695981039346656037);
+  const cudaError_t code = cudaGetDeviceCount(n);
+  if (code != cudaSuccess || *n == 0) {
+    return none(comm, code);
+  }
+  for (int i = 0; i < *n; ++i) {
+    char gpu[BUS_ID] = "";
+    AV_TRY(AV_CUDA(cudaDeviceGetPCIBusId(gpu, BUS_ID, i)));
+    *visible = hash_text(*visible, gpu);
+  }
+  return AV_OK;
+}
+
+/* GPUs that the ranks have chosen. */
+static int count_gpus(const av_place *places, int ranks) {
+  int n = 0;
+  for (int r = 0; r < ranks; ++r) {
+    int earlier = 0;
+    while (earlier < r && strcmp(places[earlier].gpu, places[r].gpu) != 0) {
+      ++earlier;
+    }
+    n += earlier == r ? 1 : 0;
+  }
+  return n;
+}
+
+static av_status too_few(int ranks, int gpus) {
+  char name[HOST_NAME];
+  return av_fail(
+      AV_NODEVICE,
+      "[runtime] backend = cuda: the %d ranks on node %s have %d GPU%s between them, and "
+      "NCCL needs one for each: start %d rank%s a node, or set [runtime] gpu_sums = mpi "
+      "(ranks share GPUs, and sum through the host)",
+      ranks, host_name(name), gpus, gpus == 1 ? "" : "s", gpus, gpus == 1 ? "" : "s");
+}
+
+/* With those who see the same GPUs this rank takes turns. `mine` and `places` (ranks of the node)
+ * are filled here. */
+static av_status choose(MPI_Comm node, int n_visible, av_place *mine, av_place *places,
+                        int *device) {
+  int rank = 0;
+  AV_TRY(AV_MPI(MPI_Comm_rank(node, &rank)));
+  const int bytes = (int)sizeof *mine;
+  AV_TRY(AV_MPI(MPI_Allgather(mine, bytes, MPI_BYTE, places, bytes, MPI_BYTE, node)));
+  int before = 0;
+  for (int r = 0; r < rank; ++r) {
+    before += places[r].visible == mine->visible ? 1 : 0;
+  }
+  *device = before % n_visible;
+  return AV_CUDA(cudaDeviceGetPCIBusId(mine->gpu, BUS_ID, *device));
+}
+
+/* Among the ranks of this node, which all see GPUs. Every rank takes part in every exchange: what
+ * fails on one of them waits for the next agreement. */
+static av_status place_on(const av_comm *comm, MPI_Comm node, int n_visible, uint64_t visible,
+                          bool may_share, int *device) {
+  av_place mine = {.visible = visible};
+  av_place *places = av_calloc((size_t)comm->local_size, sizeof *places);
+  av_status status =
+      places != NULL ? AV_OK : av_fail(AV_NOMEM, "out of memory (%d ranks)", comm->local_size);
+  AV_GO(status, av_agree(comm, status), done);
+  AV_GO(status, av_agree(comm, choose(node, n_visible, &mine, places, device)), done);
+  const int bytes = (int)sizeof mine;
+  status = AV_MPI(MPI_Allgather(&mine, bytes, MPI_BYTE, places, bytes, MPI_BYTE, node));
+  const int gpus = count_gpus(places, comm->local_size);
+  if (status == AV_OK && gpus < comm->local_size && !may_share) {
+    status = too_few(comm->local_size, gpus);
+  }
+  status = av_agree(comm, status);
+done:
+  free(places);
+  return status;
+}
+
+av_status av_gpu_place(const av_comm *comm, bool may_share, int *device) {
+  int n_visible = 0;
+  uint64_t visible = 0;
+  *device = 0;
+  AV_TRY(av_agree(comm, look(comm, &n_visible, &visible)));
+  if (comm->size == 1) {
+    return AV_OK;
+  }
+  MPI_Comm node = MPI_COMM_NULL;
+  AV_TRY(AV_MPI(
+      MPI_Comm_split_type(comm->mpi, MPI_COMM_TYPE_SHARED, comm->rank, MPI_INFO_NULL, &node)));
+  const av_status status = place_on(comm, node, n_visible, visible, may_share, device);
+  const av_status freed = AV_MPI(MPI_Comm_free(&node));
+  return status != AV_OK ? status : freed;
+}

@@ -1,0 +1,18 @@
+/* Which GPU a rank computes on. */
+#ifndef AV_GPU_PLACE_H
+#define AV_GPU_PLACE_H
+
+#include "base/comm.h"
+
+#include <stdbool.h>
+
+/* Each rank of a node gets a GPU of its own, in the order of the ranks, from those that it sees:
+ * CUDA_VISIBLE_DEVICES is obeyed, whether all ranks of the node see the same GPUs or each has been
+ * given its own by the launcher. *device is CUDA's number for it, 0 for a rank alone.
+ *
+ * AV_NODEVICE, with what there is and what to do: a rank that sees no GPU; a node with fewer GPUs
+ * than ranks, unless `may_share`: then they share them evenly. (NCCL cannot have two ranks on one
+ * GPU.) All ranks get the same status. Collective. */
+av_status av_gpu_place(const av_comm *comm, bool may_share, int *device);
+
+#endif

@@ -1,0 +1,145 @@
+/* Products of cuBLAS by OpenBLAS. */
+#include "cublas_v2.h"
+
+#include "memory.h"
+
+#include <algorithm>
+#include <cblas.h>
+#include <stdlib.h>
+
+struct cublasContext {
+  cudaStream_t stream;
+};
+
+namespace {
+
+CBLAS_TRANSPOSE cblas_of(cublasOperation_t operation) {
+  return operation == CUBLAS_OP_N ? CblasNoTrans : CblasTrans;
+}
+
+/* OpenBLAS is not built with the sanitizer: every column that it will touch is looked at here. */
+void check_matrix(const char *what, const float *at, int rows, int columns, int stride) {
+  for (int j = 0; j < columns; ++j) {
+    av_emulated_check(what, at + static_cast<size_t>(j) * static_cast<size_t>(stride),
+                      static_cast<size_t>(rows) * sizeof(float));
+  }
+}
+
+struct OpenMemory {
+  OpenMemory() { av_emulated_open_memory(); }
+  ~OpenMemory() { av_emulated_close_memory(); }
+};
+
+void multiply(cublasOperation_t transpose_a, cublasOperation_t transpose_b, int m, int n, int k,
+              float alpha, const float *a, int lda, const float *b, int ldb, float beta, float *c,
+              int ldc) {
+  const bool plain_a = transpose_a == CUBLAS_OP_N;
+  const bool plain_b = transpose_b == CUBLAS_OP_N;
+  check_matrix("A of cublasSgemm", a, plain_a ? m : k, plain_a ? k : m, lda);
+  check_matrix("B of cublasSgemm", b, plain_b ? k : n, plain_b ? n : k, ldb);
+  check_matrix("C of cublasSgemm", c, m, n, ldc);
+  cblas_sgemm(CblasColMajor, cblas_of(transpose_a), cblas_of(transpose_b), m, n, k, alpha, a, lda,
+              b, ldb, beta, c, ldc);
+}
+
+bool wrong(cublasOperation_t transpose_a, cublasOperation_t transpose_b, int m, int n, int k,
+           int lda, int ldb, int ldc) {
+  return m < 0 || n < 0 || k < 0 || lda < std::max(1, transpose_a == CUBLAS_OP_N ? m : k) ||
+         ldb < std::max(1, transpose_b == CUBLAS_OP_N ? k : n) || ldc < std::max(1, m);
+}
+
+}  // namespace
+
+const char *cublasGetStatusName(cublasStatus_t status) {
+  return status == CUBLAS_STATUS_SUCCESS         ? "CUBLAS_STATUS_SUCCESS"
+         : status == CUBLAS_STATUS_INVALID_VALUE ? "CUBLAS_STATUS_INVALID_VALUE"
+         : status == CUBLAS_STATUS_ALLOC_FAILED  ? "CUBLAS_STATUS_ALLOC_FAILED"
+                                                 : "CUBLAS_STATUS_INTERNAL_ERROR";
+}
+const char *cublasGetStatusString(cublasStatus_t status) { return cublasGetStatusName(status); }
+
+cublasStatus_t cublasCreate(cublasHandle_t *handle) {
+  *handle = static_cast<cublasHandle_t>(calloc(1, sizeof **handle));
+  return *handle == NULL ? CUBLAS_STATUS_ALLOC_FAILED : CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasDestroy(cublasHandle_t handle) {
+  free(handle);
+  return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasGetVersion(cublasHandle_t, int *version) {
+  *version = 0;
+  return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasSetStream(cublasHandle_t handle, cudaStream_t stream) {
+  handle->stream = stream;
+  return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasSetWorkspace(cublasHandle_t, void *workspace, size_t bytes) {
+  const OpenMemory open;
+  av_emulated_check("cublasSetWorkspace", workspace, bytes);
+  return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasSetMathMode(cublasHandle_t, cublasMath_t) { return CUBLAS_STATUS_SUCCESS; }
+cublasStatus_t cublasSetPointerMode(cublasHandle_t, cublasPointerMode_t mode) {
+  return mode == CUBLAS_POINTER_MODE_HOST ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
+}
+cublasStatus_t cublasSetAtomicsMode(cublasHandle_t, cublasAtomicsMode_t) {
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasSgemm(cublasHandle_t handle, cublasOperation_t transpose_a,
+                           cublasOperation_t transpose_b, int m, int n, int k, const float *alpha,
+                           const float *a, int lda, const float *b, int ldb, const float *beta,
+                           float *c, int ldc) {
+  return cublasSgemmStridedBatched(handle, transpose_a, transpose_b, m, n, k, alpha, a, lda, 0, b,
+                                   ldb, 0, beta, c, ldc, 0, 1);
+}
+
+cublasStatus_t cublasGemmEx(cublasHandle_t handle, cublasOperation_t transpose_a,
+                            cublasOperation_t transpose_b, int m, int n, int k, const void *alpha,
+                            const void *a, cudaDataType a_type, int lda, const void *b,
+                            cudaDataType b_type, int ldb, const void *beta, void *c,
+                            cudaDataType c_type, int ldc, cublasComputeType_t, cublasGemmAlgo_t) {
+  if (a_type != CUDA_R_32F || b_type != CUDA_R_32F || c_type != CUDA_R_32F) {
+    return CUBLAS_STATUS_NOT_SUPPORTED;
+  }
+  return cublasSgemm(handle, transpose_a, transpose_b, m, n, k, static_cast<const float *>(alpha),
+                     static_cast<const float *>(a), lda, static_cast<const float *>(b), ldb,
+                     static_cast<const float *>(beta), static_cast<float *>(c), ldc);
+}
+
+cublasStatus_t cublasSgemmStridedBatched(cublasHandle_t, cublasOperation_t transpose_a,
+                                         cublasOperation_t transpose_b, int m, int n, int k,
+                                         const float *alpha, const float *a, int lda,
+                                         long long stride_a, const float *b, int ldb,
+                                         long long stride_b, const float *beta, float *c, int ldc,
+                                         long long stride_c, int n_products) {
+  if (n_products < 0 || wrong(transpose_a, transpose_b, m, n, k, lda, ldb, ldc)) {
+    return CUBLAS_STATUS_INVALID_VALUE;
+  }
+  const OpenMemory open;
+  for (int i = 0; i < n_products && m > 0 && n > 0; ++i) {
+    multiply(transpose_a, transpose_b, m, n, k, *alpha, a + i * stride_a, lda, b + i * stride_b,
+             ldb, *beta, c + i * stride_c, ldc);
+  }
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasSgemv(cublasHandle_t, cublasOperation_t transpose, int m, int n,
+                           const float *alpha, const float *a, int lda, const float *x, int x_step,
+                           const float *beta, float *y, int y_step) {
+  if (m < 0 || n < 0 || lda < std::max(1, m) || x_step == 0 || y_step == 0) {
+    return CUBLAS_STATUS_INVALID_VALUE;
+  }
+  if (m == 0 || n == 0) {
+    return CUBLAS_STATUS_SUCCESS;
+  }
+  const OpenMemory open;
+  const bool plain = transpose == CUBLAS_OP_N;
+  check_matrix("A of cublasSgemv", a, m, n, lda);
+  check_matrix("x of cublasSgemv", x, 1, plain ? n : m, abs(x_step));
+  check_matrix("y of cublasSgemv", y, 1, plain ? m : n, abs(y_step));
+  cblas_sgemv(CblasColMajor, cblas_of(transpose), m, n, *alpha, a, lda, x, x_step, *beta, y,
+              y_step);
+  return CUBLAS_STATUS_SUCCESS;
+}

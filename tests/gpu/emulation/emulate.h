@@ -1,0 +1,71 @@
+/* CUDA's thread model on the CPU, for tests: gpu/kernels compiled as C++ with the headers of this
+ * folder in the place of CUDA's, under AddressSanitizer and UBSan.
+ *
+ * A grid runs block by block, on one thread of the operating system. A block's threads are fibers:
+ * each runs until it ends or waits in a barrier or a warp operation, then the next one of the order
+ * runs. A kernel is right only if its results are the same in every order: av_emulate_order.
+ *
+ * Seen as errors:
+ *   - accesses outside cudaMalloc'd memory (each block a heap block of exactly its size), static
+ *     __shared__ arrays and dynamic shared memory (as many bytes as asked for): AddressSanitizer;
+ *   - accesses of the host to the first 8 KiB of a block of device memory: they are poisoned while
+ *     no kernel runs;
+ *   - reads of what nobody has written: device and shared memory start as 0xff bytes, NaN or -1;
+ *   - a barrier that some thread of the block does not reach, or another one than the others'; a
+ *     warp operation that some lane of its mask does not reach: abort, with kernel and place;
+ *   - a missing barrier, and blocks that read what others write: as a difference between orders;
+ *   - host memory that is written, or read, before the asynchronous copy from, or to, it has been
+ *     waited for; copies whose direction is not that of the pointers; memory never freed.
+ *
+ * Not emulated, and so not tested here:
+ *   - graphs (capture answers cudaErrorNotSupported), peer access, unified memory, textures;
+ *   - concurrency: streams run their work at once, threads and blocks one after the other, so that
+ *     races within what an order makes of them, and waiting for another block in a loop, stay
+ *     unseen; memory order: fences do nothing and warp operations order memory;
+ *   - warps: no divergence or reconvergence, no lock-step; timing, occupancy, bank conflicts,
+ *     registers; a launch's size is checked against an H100's limits, and shared memory above 48
+ * KiB against the largest that any cudaFuncSetAttribute has asked for;
+ *   - tensor cores; arithmetic is the host's: expf, logf and the like are glibc's, products and
+ *     sums are not fused unless written as fmaf; float atomics do not exist, on purpose;
+ *   - kernels that follow pointers to pageable host memory. */
+#ifndef AV_EMULATE_H
+#define AV_EMULATE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum av_emulated_order {
+  AV_ORDER_ASCENDING,
+  AV_ORDER_DESCENDING,
+  AV_ORDER_SHUFFLED /* warps, lanes of a warp and blocks: another order in every block and launch */
+} av_emulated_order;
+
+/* The order in which blocks and their threads run from the next launch on; `seed` of the shuffle.
+ * At the start it is that of the environment: AV_EMULATED_ORDER=descending or a seed's number,
+ * otherwise ascending. */
+void av_emulate_order(av_emulated_order order, uint64_t seed);
+
+/* Device memory in all (4 GiB), and devices (1, or 0: calls answer cudaErrorNoDevice). */
+void av_emulate_memory(size_t bytes);
+void av_emulate_devices(int n);
+
+/* Since the program's start. */
+typedef struct av_emulated_counts {
+  int64_t launches, blocks, threads;
+  int64_t switches; /* between fibers */
+  int64_t live;     /* blocks of device and pinned memory not yet freed */
+} av_emulated_counts;
+av_emulated_counts av_emulate_counts(void);
+
+/* Ends the program with a message that names the running kernel, block and thread. */
+void av_emulate_fail(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn, cold));
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

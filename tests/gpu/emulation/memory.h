@@ -1,0 +1,20 @@
+/* What emulate.cpp, runtime.cpp and cublas.cpp share. */
+#ifndef AV_EMULATED_MEMORY_H
+#define AV_EMULATED_MEMORY_H
+
+#include "cuda_runtime_api.h"
+
+/* Device memory is open to everybody while a kernel runs, and poisoned otherwise. */
+void av_emulated_open_memory();
+void av_emulated_close_memory();
+/* Fails unless the `bytes` from `at` on may be touched; for code that no sanitizer sees. */
+void av_emulated_check(const char *what, const void *at, size_t bytes);
+
+/* All static __shared__ arrays, with the red zones between them; NULL: there are none. */
+void av_emulated_static_shared(char **begin, char **end);
+
+void av_emulated_set_error(cudaError_t error);
+int64_t av_emulated_live();
+int av_emulated_most_shared(); /* ever asked for by cudaFuncSetAttribute */
+
+#endif

@@ -1,0 +1,597 @@
+/* The host's calls: device memory from the heap, streams that work at once. */
+#include "memory.h"
+
+#include <algorithm>
+#include <iterator>
+#include <map>
+#include <sanitizer/asan_interface.h>
+#include <set>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <vector>
+
+#define AV_TRY_CUDA(call)           \
+  do {                              \
+    const cudaError_t code_ = call; \
+    if (code_ != cudaSuccess) {     \
+      return answer(code_);         \
+    }                               \
+  } while (0)
+
+namespace {
+
+struct Block {
+  size_t bytes;
+  bool pinned;
+};
+
+/* An asynchronous copy between pinned and device memory, or a wait for another stream, that the
+ * host has not waited for. */
+struct Pending {
+  uint64_t ticket;
+  char *host;
+  bool to_host;
+  std::vector<char> bytes; /* what was sent, or is to arrive */
+  CUstream_st *other;      /* to wait for, up to ticket `until` */
+  uint64_t until;
+};
+
+const size_t SHUT_BYTES = 8192;
+
+/* Never destroyed: at_exit looks at them. */
+std::map<uintptr_t, Block> &blocks = *new std::map<uintptr_t, Block>;
+size_t used_bytes;
+size_t total_bytes = static_cast<size_t>(4) << 30;
+int devices = 1;
+int most_shared;
+cudaError_t last_error = cudaSuccess;
+uint64_t tickets;
+bool open_to_all;
+
+}  // namespace
+
+struct CUstream_st {
+  unsigned flags;
+  std::vector<Pending> pending;
+};
+struct CUevent_st {
+  CUstream_st *stream;
+  uint64_t ticket;
+  bool recorded, asked;
+};
+
+namespace {
+
+CUstream_st &default_stream = *new CUstream_st();
+std::set<CUstream_st *> &streams = *new std::set<CUstream_st *>{&default_stream};
+std::set<CUevent_st *> &events = *new std::set<CUevent_st *>;
+
+cudaError_t answer(cudaError_t error) {
+  if (error != cudaSuccess && error != cudaErrorNotReady) {
+    last_error = error;
+  }
+  return error;
+}
+
+CUstream_st *stream_of(cudaStream_t stream) {
+  CUstream_st *found = stream == NULL ? &default_stream : stream;
+  if (streams.count(found) == 0) {
+    av_emulate_fail("a stream that does not exist, or no longer");
+  }
+  return found;
+}
+
+/* The block that `at` lies in, or begins where it ends; NULL: none. */
+const std::pair<const uintptr_t, Block> *block_of(const void *at) {
+  const uintptr_t address = reinterpret_cast<uintptr_t>(at);
+  auto after = blocks.upper_bound(address);
+  if (after == blocks.begin()) {
+    return NULL;
+  }
+  const auto &found = *std::prev(after);
+  return address <= found.first + found.second.bytes ? &found : NULL;
+}
+bool on_device(const void *at) {
+  const auto *block = block_of(at);
+  return block != NULL && !block->second.pinned;
+}
+bool is_pinned(const void *at) {
+  const auto *block = block_of(at);
+  return block != NULL && block->second.pinned;
+}
+
+/* A block is shut to the host by its first bytes alone: each launch opens and shuts all of them. */
+void shut(uintptr_t at, const Block &block) {
+  if (!block.pinned) {
+    __asan_poison_memory_region(reinterpret_cast<void *>(at), std::min(block.bytes, SHUT_BYTES));
+  }
+}
+void open(uintptr_t at, const Block &block) {
+  if (!block.pinned) {
+    __asan_unpoison_memory_region(reinterpret_cast<void *>(at), std::min(block.bytes, SHUT_BYTES));
+  }
+}
+
+/* Device blocks that a call touches are open for as long as an Opened lives. */
+struct Opened {
+  const std::pair<const uintptr_t, Block> *block;
+  explicit Opened(const void *at) : block(on_device(at) && !open_to_all ? block_of(at) : NULL) {
+    if (block != NULL) {
+      open(block->first, block->second);
+    }
+  }
+  ~Opened() {
+    if (block != NULL) {
+      shut(block->first, block->second);
+    }
+  }
+  Opened(const Opened &) = delete;
+  Opened &operator=(const Opened &) = delete;
+};
+
+void complete(CUstream_st *stream, uint64_t until);
+
+void complete_one(Pending *pending) {
+  if (pending->other != NULL) {
+    if (streams.count(pending->other) != 0) {
+      complete(pending->other, pending->until);
+    }
+  } else if (pending->to_host) {
+    memcpy(pending->host, pending->bytes.data(), pending->bytes.size());
+  } else if (memcmp(pending->host, pending->bytes.data(), pending->bytes.size()) != 0) {
+    av_emulate_fail(
+        "pinned memory (%zu bytes) was changed before its cudaMemcpyAsync to the "
+        "device was waited for",
+        pending->bytes.size());
+  }
+}
+
+/* The host has waited for the stream's work up to a ticket. */
+void complete(CUstream_st *stream, uint64_t until) {
+  std::vector<Pending> taken;
+  taken.swap(stream->pending);
+  for (Pending &pending : taken) {
+    if (pending.to_host) {
+      __asan_unpoison_memory_region(pending.host, pending.bytes.size());
+    }
+  }
+  for (Pending &pending : taken) {
+    if (pending.ticket <= until) {
+      complete_one(&pending);
+    } else {
+      if (pending.to_host) {
+        __asan_poison_memory_region(pending.host, pending.bytes.size());
+      }
+      stream->pending.push_back(std::move(pending));
+    }
+  }
+}
+
+void complete_all() {
+  for (CUstream_st *stream : streams) {
+    complete(stream, UINT64_MAX);
+  }
+}
+/* What a call without a stream waits for. */
+void complete_default() {
+  for (CUstream_st *stream : streams) {
+    if ((stream->flags & cudaStreamNonBlocking) == 0) {
+      complete(stream, UINT64_MAX);
+    }
+  }
+}
+
+/* Sent or to arrive by itself: only where the host's memory is pinned; copies of pageable memory
+ * are over when the call returns. */
+void postpone(CUstream_st *stream, char *host, bool to_host, const void *bytes, size_t n) {
+  const char *first = static_cast<const char *>(bytes);
+  stream->pending.push_back(
+      {++tickets, host, to_host, std::vector<char>(first, first + n), NULL, 0});
+  if (to_host) {
+    __asan_poison_memory_region(host, n);
+  }
+}
+
+cudaError_t check_direction(const void *to, const void *from, cudaMemcpyKind kind) {
+  const bool to_device = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
+  const bool from_device = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
+  const bool wrong =
+      kind != cudaMemcpyDefault && (on_device(to) != to_device || on_device(from) != from_device);
+  return wrong ? cudaErrorInvalidValue : cudaSuccess;
+}
+
+cudaError_t copy(void *to, const void *from, size_t n, cudaMemcpyKind kind, CUstream_st *stream) {
+  if (n == 0) {
+    return cudaSuccess;
+  }
+  AV_TRY_CUDA(check_direction(to, from, kind));
+  const Opened open_to(to);
+  const Opened open_from(from);
+  if (stream != NULL && on_device(to) && is_pinned(from)) {
+    memcpy(to, from, n);
+    postpone(stream, static_cast<char *>(const_cast<void *>(from)), false, from, n);
+  } else if (stream != NULL && is_pinned(to) && on_device(from)) {
+    av_emulated_check("cudaMemcpyAsync", to, n);
+    postpone(stream, static_cast<char *>(to), true, from, n);
+  } else {
+    memmove(to, from, n);
+  }
+  return cudaSuccess;
+}
+
+cudaError_t allocate(void **memory, size_t bytes, bool pinned) {
+  *memory = NULL;
+  if (devices == 0) {
+    return answer(cudaErrorNoDevice);
+  }
+  if (bytes == 0) {
+    return cudaSuccess;
+  }
+  const size_t room = total_bytes - std::min(total_bytes, used_bytes);
+  if ((!pinned && bytes > room) || posix_memalign(memory, 256, bytes) != 0) {
+    *memory = NULL;
+    return answer(cudaErrorMemoryAllocation);
+  }
+  memset(*memory, 0xff, bytes);
+  blocks[reinterpret_cast<uintptr_t>(*memory)] = {bytes, pinned};
+  if (!pinned) {
+    used_bytes += bytes;
+  }
+  shut(reinterpret_cast<uintptr_t>(*memory), {bytes, pinned});
+  return cudaSuccess;
+}
+
+cudaError_t release(void *memory, bool pinned) {
+  if (memory == NULL) {
+    return cudaSuccess;
+  }
+  complete_all();
+  const auto found = blocks.find(reinterpret_cast<uintptr_t>(memory));
+  if (found == blocks.end() || found->second.pinned != pinned) {
+    return answer(cudaErrorInvalidValue);
+  }
+  if (!pinned) {
+    used_bytes -= found->second.bytes;
+  }
+  open(found->first, found->second);
+  blocks.erase(found);
+  free(memory);
+  return cudaSuccess;
+}
+
+void at_exit(int status, void *) {
+  const int64_t n = av_emulated_live();
+  if (n > 0 && status == 0) {
+    fflush(NULL);
+    fprintf(stderr, "emulation: %lld blocks of device or pinned memory were never freed\n",
+            static_cast<long long>(n));
+    _exit(1);
+  }
+}
+__attribute__((constructor)) void watch_exit() { on_exit(at_exit, NULL); }
+
+}  // namespace
+
+/* For the other files. */
+
+void av_emulated_open_memory() {
+  open_to_all = true;
+  for (const auto &block : blocks) {
+    open(block.first, block.second);
+  }
+}
+
+void av_emulated_close_memory() {
+  open_to_all = false;
+  for (const auto &block : blocks) {
+    shut(block.first, block.second);
+  }
+}
+
+void av_emulated_check(const char *what, const void *at, size_t bytes) {
+  void *bad = bytes == 0 ? NULL : __asan_region_is_poisoned(const_cast<void *>(at), bytes);
+  if (bad != NULL) {
+    int here = 0;
+    fprintf(stderr, "emulation: %s touches %zu bytes from %p on\n", what, bytes, at);
+    __asan_report_error(__builtin_return_address(0), __builtin_frame_address(0), &here, bad, 0, 1);
+    abort();
+  }
+}
+
+void av_emulated_set_error(cudaError_t error) { last_error = error; }
+int64_t av_emulated_live() { return static_cast<int64_t>(blocks.size()); }
+int av_emulated_most_shared() { return most_shared; }
+void av_emulate_memory(size_t bytes) { total_bytes = bytes; }
+void av_emulate_devices(int n) { devices = n; }
+
+/* Errors. */
+
+const char *cudaGetErrorName(cudaError_t error) {
+  switch (error) {
+    case cudaSuccess:
+      return "cudaSuccess";
+    case cudaErrorInvalidValue:
+      return "cudaErrorInvalidValue";
+    case cudaErrorMemoryAllocation:
+      return "cudaErrorMemoryAllocation";
+    case cudaErrorInvalidConfiguration:
+      return "cudaErrorInvalidConfiguration";
+    case cudaErrorNoDevice:
+      return "cudaErrorNoDevice";
+    case cudaErrorInvalidDevice:
+      return "cudaErrorInvalidDevice";
+    case cudaErrorNotReady:
+      return "cudaErrorNotReady";
+    case cudaErrorNotSupported:
+      return "cudaErrorNotSupported";
+    default:
+      return "cudaErrorUnknown";
+  }
+}
+const char *cudaGetErrorString(cudaError_t error) { return cudaGetErrorName(error); }
+cudaError_t cudaPeekAtLastError(void) { return last_error; }
+cudaError_t cudaGetLastError(void) {
+  const cudaError_t error = last_error;
+  last_error = cudaSuccess;
+  return error;
+}
+
+/* Devices. */
+
+cudaError_t cudaGetDeviceCount(int *count) {
+  *count = devices;
+  return answer(devices > 0 ? cudaSuccess : cudaErrorNoDevice);
+}
+cudaError_t cudaSetDevice(int device) {
+  return answer(device >= 0 && device < devices ? cudaSuccess : cudaErrorInvalidDevice);
+}
+cudaError_t cudaGetDevice(int *device) {
+  *device = 0;
+  return answer(devices > 0 ? cudaSuccess : cudaErrorNoDevice);
+}
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device) {
+  AV_TRY_CUDA(cudaSetDevice(device));
+  memset(properties, 0, sizeof *properties);
+  strcpy(properties->name, "emulated device");
+  properties->totalGlobalMem = total_bytes;
+  properties->sharedMemPerBlock = 48 * 1024;
+  properties->sharedMemPerBlockOptin = 227 * 1024;
+  properties->sharedMemPerMultiprocessor = 228 * 1024;
+  properties->multiProcessorCount = 132;
+  properties->major = 9;
+  properties->warpSize = 32;
+  properties->maxThreadsPerBlock = 1024;
+  properties->l2CacheSize = 50 << 20;
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int device) {
+  cudaDeviceProp properties;
+  AV_TRY_CUDA(cudaGetDeviceProperties(&properties, device));
+  switch (attribute) {
+    case cudaDevAttrMaxThreadsPerBlock:
+      *value = properties.maxThreadsPerBlock;
+      return cudaSuccess;
+    case cudaDevAttrMaxSharedMemoryPerBlock:
+      *value = static_cast<int>(properties.sharedMemPerBlock);
+      return cudaSuccess;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      *value = static_cast<int>(properties.sharedMemPerBlockOptin);
+      return cudaSuccess;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
+      *value = static_cast<int>(properties.sharedMemPerMultiprocessor);
+      return cudaSuccess;
+    case cudaDevAttrMultiProcessorCount:
+      *value = properties.multiProcessorCount;
+      return cudaSuccess;
+    case cudaDevAttrL2CacheSize:
+      *value = properties.l2CacheSize;
+      return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMajor:
+      *value = properties.major;
+      return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMinor:
+      *value = properties.minor;
+      return cudaSuccess;
+    default:
+      return answer(cudaErrorInvalidValue);
+  }
+}
+cudaError_t cudaDeviceGetPCIBusId(char *text, int length, int device) {
+  AV_TRY_CUDA(cudaSetDevice(device));
+  snprintf(text, static_cast<size_t>(length), "0000:00:00.0");
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceSynchronize(void) {
+  complete_all();
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceReset(void) { return cudaDeviceSynchronize(); }
+cudaError_t cudaSetDeviceFlags(unsigned int) { return cudaSuccess; }
+cudaError_t cudaRuntimeGetVersion(int *version) {
+  *version = CUDART_VERSION;
+  return cudaSuccess;
+}
+cudaError_t cudaDriverGetVersion(int *version) { return cudaRuntimeGetVersion(version); }
+
+/* Streams and events. */
+
+cudaError_t cudaStreamCreate(cudaStream_t *stream) {
+  return cudaStreamCreateWithFlags(stream, cudaStreamDefault);
+}
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned int flags) {
+  *stream = NULL;
+  if (devices == 0) {
+    return answer(cudaErrorNoDevice);
+  }
+  *stream = new CUstream_st();
+  (*stream)->flags = flags;
+  streams.insert(*stream);
+  return cudaSuccess;
+}
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned int flags, int) {
+  return cudaStreamCreateWithFlags(stream, flags);
+}
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  if (stream == NULL) {
+    return answer(cudaErrorInvalidResourceHandle);
+  }
+  complete(stream_of(stream), UINT64_MAX);
+  streams.erase(stream);
+  delete stream;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  complete(stream_of(stream), UINT64_MAX);
+  return cudaSuccess;
+}
+cudaError_t cudaStreamQuery(cudaStream_t stream) { return cudaStreamSynchronize(stream); }
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned int) {
+  if (event->recorded) {
+    stream_of(stream)->pending.push_back(
+        {++tickets, NULL, false, {}, event->stream, event->ticket});
+  }
+  return cudaSuccess;
+}
+cudaError_t cudaEventCreate(cudaEvent_t *event) {
+  return cudaEventCreateWithFlags(event, cudaEventDefault);
+}
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned int) {
+  *event = new CUevent_st();
+  events.insert(*event);
+  return cudaSuccess;
+}
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  if (events.erase(event) == 0) {
+    return answer(cudaErrorInvalidResourceHandle);
+  }
+  delete event;
+  return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  event->stream = stream_of(stream);
+  event->ticket = tickets;
+  event->recorded = true;
+  event->asked = false;
+  return cudaSuccess;
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  if (event->recorded && streams.count(event->stream) != 0) {
+    complete(event->stream, event->ticket);
+  }
+  event->asked = true;
+  return cudaSuccess;
+}
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+  if (event->recorded && !event->asked) {
+    event->asked = true;
+    return cudaErrorNotReady;
+  }
+  return cudaEventSynchronize(event);
+}
+cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t start, cudaEvent_t end) {
+  *milliseconds = 0.0f;
+  return answer(start->recorded && end->recorded ? cudaSuccess : cudaErrorInvalidResourceHandle);
+}
+
+/* Memory. */
+
+cudaError_t cudaMalloc(void **memory, size_t bytes) { return allocate(memory, bytes, false); }
+cudaError_t cudaMallocAsync(void **memory, size_t bytes, cudaStream_t) {
+  return allocate(memory, bytes, false);
+}
+cudaError_t cudaFree(void *memory) { return release(memory, false); }
+cudaError_t cudaFreeAsync(void *memory, cudaStream_t) { return release(memory, false); }
+cudaError_t cudaMallocHost(void **memory, size_t bytes) { return allocate(memory, bytes, true); }
+cudaError_t cudaHostAlloc(void **memory, size_t bytes, unsigned int) {
+  return allocate(memory, bytes, true);
+}
+cudaError_t cudaFreeHost(void *memory) { return release(memory, true); }
+cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *all_bytes) {
+  *all_bytes = total_bytes;
+  *free_bytes = total_bytes - std::min(total_bytes, used_bytes);
+  return cudaSuccess;
+}
+cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind) {
+  complete_default();
+  return copy(to, from, bytes, kind, NULL);
+}
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind,
+                            cudaStream_t stream) {
+  return copy(to, from, bytes, kind, stream_of(stream));
+}
+cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch,
+                              size_t width, size_t height, cudaMemcpyKind kind,
+                              cudaStream_t stream) {
+  if (width > to_pitch || width > from_pitch) {
+    return answer(cudaErrorInvalidPitchValue);
+  }
+  for (size_t row = 0; row < height; ++row) {
+    AV_TRY_CUDA(cudaMemcpyAsync(static_cast<char *>(to) + row * to_pitch,
+                                static_cast<const char *>(from) + row * from_pitch, width, kind,
+                                stream));
+  }
+  return cudaSuccess;
+}
+cudaError_t cudaMemcpy2D(void *to, size_t to_pitch, const void *from, size_t from_pitch,
+                         size_t width, size_t height, cudaMemcpyKind kind) {
+  complete_default();
+  AV_TRY_CUDA(cudaMemcpy2DAsync(to, to_pitch, from, from_pitch, width, height, kind, NULL));
+  complete_default();
+  return cudaSuccess;
+}
+cudaError_t cudaMemsetAsync(void *memory, int byte, size_t bytes, cudaStream_t stream) {
+  stream_of(stream);
+  if (bytes == 0) {
+    return cudaSuccess;
+  }
+  if (!on_device(memory)) {
+    return answer(cudaErrorInvalidValue);
+  }
+  const Opened open(memory);
+  memset(memory, byte, bytes);
+  return cudaSuccess;
+}
+cudaError_t cudaMemset(void *memory, int byte, size_t bytes) {
+  complete_default();
+  return cudaMemsetAsync(memory, byte, bytes, NULL);
+}
+
+/* Functions. */
+
+cudaError_t cudaFuncSetAttribute(const void *, cudaFuncAttribute attribute, int value) {
+  if (attribute == cudaFuncAttributeMaxDynamicSharedMemorySize) {
+    if (value < 0 || value > 227 * 1024) {
+      return answer(cudaErrorInvalidValue);
+    }
+    most_shared = std::max(most_shared, value);
+  }
+  return cudaSuccess;
+}
+
+/* Graphs. */
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) {
+  return cudaErrorNotSupported;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t *graph) {
+  *graph = NULL;
+  return cudaErrorNotSupported;
+}
+cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus *status) {
+  *status = cudaStreamCaptureStatusNone;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t, unsigned long long) {
+  *exec = NULL;
+  return cudaErrorNotSupported;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t, cudaStream_t) { return cudaErrorNotSupported; }
+cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t) { return cudaErrorNotSupported; }
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
+  return exec == NULL ? cudaSuccess : cudaErrorInvalidResourceHandle;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  return graph == NULL ? cudaSuccess : cudaErrorInvalidResourceHandle;
+}

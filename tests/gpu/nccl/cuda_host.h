@@ -1,0 +1,36 @@
+/* CUDA's streams, events and devices for tests of what several ranks do with them: memory of the
+ * host, and streams that do nothing until somebody asks how far they are. Then they run in one of
+ * two orders, so that a wait that is missing between two of them shows. (../emulation runs kernels,
+ * at once.)
+ *
+ * Weak: nccl_mpi.c works without. */
+#ifndef AV_TESTS_GPU_NCCL_CUDA_HOST_H
+#define AV_TESTS_GPU_NCCL_CUDA_HOST_H
+
+#include <cuda_runtime_api.h>
+#include <stdbool.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Queues `run`, which is called in the stream's turn, again and again until it returns true. */
+__attribute__((weak)) void cuda_host_queue(cudaStream_t stream, bool (*run)(void *context),
+                                           void *context);
+/* Each stream runs what it can: the oldest first, or the youngest. */
+__attribute__((weak)) void cuda_host_step(void);
+extern bool cuda_host_youngest_first;
+
+/* What the next call of cudaGetDeviceCount and others see: n devices of these PCI addresses; n =
+ * -1: no driver. */
+void cuda_host_devices(int n, const char *const *addresses);
+/* Streams that have not been destroyed, events, blocks of memory. */
+int cuda_host_live(void);
+/* What every later query of a stream or event answers; cudaSuccess: the truth. */
+extern cudaError_t cuda_host_broken;
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,80 @@
+/* One rank brings down the others' sums: ranks_driver HOW RANK. HOW is what goes wrong there:
+ *   absent   it does not join NCCL's communicator
+ *   start    joining fails
+ *   late     it never calls the sum that the others wait for
+ *   error    NCCL meets an error in the second sum
+ *   mute     the same, and ncclCommAbort never returns
+ *   gpu      its GPU fails
+ *   early    NCCL meets an error before anybody waits
+ *   none     nothing
+ * Ends with 0 only where nothing goes wrong. */
+#include "cuda_host.h"
+#include "rig.h"
+#include "standin.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { N = 1000, TIMEOUT = 1 };
+
+static const char *how;
+
+static bool is(const char *name) { return strcmp(how, name) == 0; }
+
+static void go_wrong(void) {
+  standin.absent = is("absent");
+  standin.start = is("start") ? ncclSystemError : ncclSuccess;
+  if (is("error") || is("mute") || is("early")) {
+    standin.fail_at = is("early") ? 1 : 2;
+    standin.error = ncclRemoteError;
+  }
+  standin.hanging_abort = is("mute");
+}
+
+static av_status use(rig *r, bool wrong) {
+  void *array = NULL;
+  AV_TRY(AV_CUDA(cudaMalloc(&array, N * sizeof(double))));
+  AV_TRY(AV_CUDA(cudaMemsetAsync(array, 0, N * sizeof(double), r->gpu.stream)));
+  av_gpu_allreduce(&r->be, AV_SUM, array, N);
+  if (is("early")) {
+    cuda_host_step();
+  }
+  if (wrong && is("late")) {
+    sleep(600);
+  }
+  av_gpu_share_begin(&r->be, AV_SUM, array, N);
+  av_gpu_share_end(&r->be);
+  if (wrong && is("gpu")) {
+    cuda_host_broken = cudaErrorIllegalAddress;
+  }
+  AV_TRY(av_gpu_wait(&r->be, "losses of an epoch"));
+  return AV_CUDA(cudaFree(array));
+}
+
+int main(int argc, char **argv) {
+  av_comm comm;
+  if (av_comm_create(&comm, &argc, &argv) != AV_OK || argc != 3) {
+    return AV_USAGE;
+  }
+  how = argv[1];
+  standin.polls = 5;
+  const bool wrong = comm.rank == atoi(argv[2]);
+  if (wrong) {
+    go_wrong();
+  }
+  rig r;
+  av_status status = rig_open(&r, &comm, false, TIMEOUT);
+  if (status == AV_OK) {
+    status = use(&r, wrong);
+  }
+  status = av_agree(&comm, status);
+  if (status != AV_OK) {
+    av_error_print();
+    return (int)status;
+  }
+  rig_close(&r);
+  av_comm_free(&comm);
+  return AV_OK;
+}

@@ -1,0 +1,42 @@
+#!/bin/bash
+# Whatever goes wrong in NCCL on one rank ends every rank soon, with a line that says what was
+# waited for: ranks_test.sh DRIVER
+set -u
+driver=$1
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+failures=0
+
+# check HOW STATUS SECONDS TEXT: TEXT is a pattern of a line of some rank; R stands for the failing
+# one
+check() {
+  local how=$1 expected=$2 limit=$3
+  for ranks in 2 3; do
+    for failing in 0 $((ranks - 1)); do
+      local text=${4//R/$failing} start=$SECONDS
+      timeout -k 5 60 "$MPIRUN" --bind-to none -n "$ranks" "$driver" "$how" "$failing" \
+        >"$folder/out" 2>"$folder/err"
+      local status=$? took=$((SECONDS - start))
+      echo >>"$folder/err" # a line even where all is well
+      if [ "$status" != "$expected" ] || [ "$took" -gt "$limit" ] ||
+        ! grep -aEq "$text" "$folder/err"; then
+        echo "FAIL $how, rank $failing of $ranks: status $status, $took s, not \"$text\" in:"
+        cat "$folder/err"
+        failures=$((failures + 1))
+      fi
+    done
+  done
+}
+
+timed='NCCL has waited 1 s for the other GPUs; a rank, its GPU or the network between them hangs$'
+check none 0 10 '^$'
+check absent 74 15 "^atlasvi: error: rank [0-9]+, starting NCCL: $timed"
+check start 74 10 '^atlasvi: error: rank R, starting NCCL: NCCL: unhandled system error \('
+check late 74 15 "^atlasvi: error: rank [0-9]+, losses of an epoch: $timed"
+remote='remote process exited or there was a network error: made to fail by the test$'
+check error 74 10 "^atlasvi: error: rank R, losses of an epoch: NCCL: $remote"
+check mute 74 20 "^atlasvi: error: rank R, losses of an epoch: NCCL: $remote"
+check gpu 70 10 'an illegal memory access was encountered'
+check early 74 10 "^atlasvi: error: rank R, sum of gradients: NCCL: $remote"
+check error 74 10 '^standin: rank R aborts'
+[ "$failures" = 0 ] && echo "every failure ended all ranks"

@@ -1,0 +1,105 @@
+/* Who gets which GPU, and what is said where there are too few. Run on 1, 2 and 3 ranks. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "cuda_host.h"
+#include "place.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static av_comm comm;
+
+static const char *const gpus[] = {"0000:01:00.0", "0000:02:00.0", "0000:81:00.0", "0000:82:00.0"};
+
+static void refused(bool may_share, const char *part) {
+  int device = -1;
+  assert_int_equal(av_gpu_place(&comm, may_share, &device), AV_NODEVICE);
+  if (strstr(av_error_text(), part) == NULL || strchr(av_error_text(), '\n') != NULL) {
+    fail_msg("\"%s\" is not in, or not the only line of: %s", part, av_error_text());
+  }
+  av_error_clear();
+}
+
+static void placed(bool may_share, int expected) {
+  int device = -1;
+  assert_int_equal(av_gpu_place(&comm, may_share, &device), AV_OK);
+  assert_int_equal(device, expected);
+}
+
+/* All ranks see all GPUs. */
+static void enough(void **unused) {
+  (void)unused;
+  cuda_host_devices(4, gpus);
+  placed(false, comm.rank);
+  cuda_host_devices(comm.size, gpus);
+  placed(false, comm.rank);
+}
+
+/* The launcher has given each rank one. */
+static void one_each(void **unused) {
+  (void)unused;
+  cuda_host_devices(1, gpus + comm.rank);
+  placed(false, 0);
+}
+
+/* Rank 1 sees others than ranks 0 and 2, which take turns. */
+static void in_groups(void **unused) {
+  (void)unused;
+  cuda_host_devices(2, gpus + (comm.rank == 1 ? 2 : 0));
+  placed(false, comm.rank == 2 ? 1 : 0);
+}
+
+static void too_few(void **unused) {
+  (void)unused;
+  cuda_host_devices(1, gpus);
+  if (comm.size == 1) {
+    placed(false, 0);
+    return;
+  }
+  char text[100];
+  snprintf(text, sizeof text, "the %d ranks on node ", comm.size);
+  refused(false, text);
+  refused(false, " have 1 GPU between them");
+  refused(false, "start 1 rank a node, or set [runtime] gpu_sums = mpi");
+  placed(true, 0);
+  if (comm.size == 3) {
+    cuda_host_devices(2, gpus);
+    refused(false, " have 2 GPUs between them");
+    placed(true, comm.rank % 2);
+  }
+}
+
+/* Only the last rank sees none: all are told why. */
+static void none(void **unused) {
+  (void)unused;
+  const bool last = comm.rank == comm.size - 1;
+  char text[100];
+  snprintf(text, sizeof text, "rank %d finds no GPU on node ", comm.size - 1);
+  setenv("CUDA_VISIBLE_DEVICES", "", 1);
+  cuda_host_devices(last ? 0 : 4, gpus);
+  refused(true, text);
+  refused(false, "no CUDA-capable device is detected (CUDA_VISIBLE_DEVICES = )");
+  unsetenv("CUDA_VISIBLE_DEVICES");
+  cuda_host_devices(last ? -1 : 4, gpus);
+  refused(false, "driver version is insufficient for CUDA runtime version");
+  refused(false, "(CUDA_VISIBLE_DEVICES is not set)");
+}
+
+int main(int argc, char **argv) {
+  if (av_comm_create(&comm, &argc, &argv) != AV_OK) {
+    return 1;
+  }
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(enough),  cmocka_unit_test(one_each), cmocka_unit_test(in_groups),
+      cmocka_unit_test(too_few), cmocka_unit_test(none),
+  };
+  const int failed = cmocka_run_group_tests(tests, NULL, NULL);
+  av_comm_free(&comm);
+  return failed;
+}

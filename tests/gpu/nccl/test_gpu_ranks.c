@@ -1,0 +1,361 @@
+/* Sums over the ranks of the cuda backend, through NCCL (its stand-in) and through MPI: values,
+ * order of streams, what is counted. Run on 1, 2 and 3 ranks. How runs end: ranks_test.sh. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "cuda_host.h"
+#include "rig.h"
+#include "standin.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PATIENCE = 60 };
+
+static av_comm comm;
+static av_traffic traffic;
+static rig r;
+
+/* Every way to be tried: through NCCL at once or asked often, streams in both orders; through MPI.
+ */
+typedef struct way {
+  bool through_mpi;
+  int polls;
+  bool youngest_first;
+} way;
+static const way ways[] = {
+    {false, 0, false}, {false, 0, true}, {false, 7, false}, {false, 7, true}, {true, 0, false}};
+enum { WAYS = sizeof ways / sizeof ways[0] };
+
+static void open_way(const way *w) {
+  standin = (av_standin){.polls = w->polls};
+  cuda_host_youngest_first = w->youngest_first;
+  traffic = (av_traffic){0};
+  comm.traffic = &traffic;
+  assert_int_equal(rig_open(&r, &comm, w->through_mpi, PATIENCE), AV_OK);
+}
+
+static void close_way(void) {
+  rig_close(&r);
+  assert_null(standin.misused);
+  assert_int_equal(standin.communicators, 0);
+  assert_int_equal(standin.aborts, 0);
+}
+
+static void *make(av_kind kind, int64_t n) {
+  void *array = NULL;
+  assert_int_equal(cudaMalloc(&array, (size_t)n * r.be.bytes[kind]), cudaSuccess);
+  return array;
+}
+
+static double at(const void *array, av_kind kind, int64_t i) {
+  return kind == AV_SUM ? ((const double *)array)[i] : (double)((const float *)array)[i];
+}
+
+/* Small whole numbers: sums are exact in any order. */
+static double term(int64_t i, int rank, int64_t salt) {
+  return (double)((i * 7 + salt) % 13) + 20.0 * rank;
+}
+static double term_sum(int64_t i, int64_t salt) {
+  double sum = 0.0;
+  for (int rank = 0; rank < comm.size; ++rank) {
+    sum += term(i, rank, salt);
+  }
+  return sum;
+}
+
+/* What kernels would have queued: this rank's terms appear in the array in the stream's turn. */
+typedef struct filling {
+  void *array;
+  av_kind kind;
+  int64_t n, salt;
+} filling;
+
+static bool run_filling(void *context) {
+  const filling *f = context;
+  for (int64_t i = 0; i < f->n; ++i) {
+    const double value = term(i, comm.rank, f->salt);
+    if (f->kind == AV_SUM) {
+      ((double *)f->array)[i] = value;
+    } else {
+      ((float *)f->array)[i] = (float)value;
+    }
+  }
+  free(context);
+  return true;
+}
+
+static void fill(void *array, av_kind kind, int64_t n, int64_t salt) {
+  filling *f = malloc(sizeof *f);
+  *f = (filling){array, kind, n, salt};
+  cuda_host_queue(r.gpu.stream, run_filling, f);
+}
+
+static void wait_all(void) { assert_int_equal(av_gpu_wait(&r.be, "the test"), AV_OK); }
+
+static const int64_t lengths[] = {0, 1, 15, 16, 17, 40, 48, 96, 1000, 5000};
+enum { LENGTHS = sizeof lengths / sizeof lengths[0] };
+
+/* ---- values ---- */
+
+static void check_sum(av_kind kind, int64_t n) {
+  void *array = make(kind, n);
+  fill(array, kind, n, 3);
+  av_gpu_allreduce(&r.be, kind, array, n);
+  wait_all();
+  for (int64_t i = 0; i < n; ++i) {
+    assert_true(at(array, kind, i) == term_sum(i, 3));
+  }
+  cudaFree(array);
+}
+
+static void sums(void **unused) {
+  (void)unused;
+  for (int w = 0; w < WAYS; ++w) {
+    open_way(&ways[w]);
+    for (int l = 0; l < LENGTHS; ++l) {
+      check_sum(AV_SUM, lengths[l]);
+      check_sum(AV_GRAD, lengths[l]);
+      check_sum(AV_REAL, lengths[l]);
+    }
+    close_way();
+  }
+}
+
+/* More than a piece of pinned memory. */
+static void long_sums(void **unused) {
+  (void)unused;
+  for (int w = 3; w < WAYS; ++w) {
+    open_way(&ways[w]);
+    check_sum(AV_REAL, 9500000);
+    check_sum(AV_SUM, 2500000);
+    close_way();
+  }
+}
+
+static void check_own(const void *array, av_kind kind, int64_t n, int64_t salt) {
+  const int64_t first = av_share_first(&comm, n, comm.rank);
+  const int64_t end = av_share_first(&comm, n, comm.rank + 1);
+  for (int64_t i = 0; i < n; ++i) {
+    const bool own = comm.size == 1 || (i >= first && i < end);
+    assert_true(at(array, kind, i) == (own ? term_sum(i, salt) : 0.0));
+  }
+}
+
+/* Two sums by shares, with other work and a sum to all between; then all of it everywhere. After
+ * the last begin nothing but share_end makes the main stream wait. */
+static void check_shares(av_kind kind, int64_t n) {
+  enum { ARRAYS = 2, FEW = 3 };
+  void *array[ARRAYS];
+  void *between = make(AV_SUM, FEW);
+  for (int64_t a = 0; a < ARRAYS; ++a) {
+    array[a] = make(kind, n);
+    fill(array[a], kind, n, a);
+    av_gpu_share_begin(&r.be, kind, array[a], n);
+    if (a == 0) {
+      fill(between, AV_SUM, FEW, 5);
+      av_gpu_allreduce(&r.be, AV_SUM, between, FEW);
+    }
+  }
+  av_gpu_share_end(&r.be);
+  void *copies[ARRAYS]; /* what a kernel of the main stream would read now */
+  const size_t bytes = (size_t)n * r.be.bytes[kind];
+  for (int64_t a = 0; a < ARRAYS; ++a) {
+    copies[a] = make(kind, n);
+    cudaMemcpyAsync(copies[a], array[a], bytes, cudaMemcpyDeviceToDevice, r.gpu.stream);
+  }
+  for (int64_t a = 0; a < ARRAYS; ++a) {
+    av_gpu_share_gather(&r.be, kind, array[a], n);
+  }
+  wait_all();
+  for (int64_t a = 0; a < ARRAYS; ++a) {
+    check_own(copies[a], kind, n, a);
+    for (int64_t i = 0; i < n; ++i) {
+      assert_true(at(array[a], kind, i) == term_sum(i, a));
+    }
+    cudaFree(copies[a]);
+    cudaFree(array[a]);
+  }
+  for (int64_t i = 0; i < FEW; ++i) {
+    assert_true(at(between, AV_SUM, i) == term_sum(i, 5));
+  }
+  cudaFree(between);
+}
+
+static void shares(void **unused) {
+  (void)unused;
+  for (int w = 0; w < WAYS; ++w) {
+    open_way(&ways[w]);
+    for (int l = 0; l < LENGTHS; ++l) {
+      check_shares(AV_GRAD, lengths[l]);
+      check_shares(AV_SUM, lengths[l]);
+    }
+    av_gpu_share_end(&r.be); /* nothing is under way */
+    close_way();
+  }
+}
+
+/* A sum that is not exact: the same bits on all ranks, and again. */
+static void same_bits(void **unused) {
+  (void)unused;
+  enum { N = 1000, TIMES = 3 };
+  for (int w = 0; w < WAYS; ++w) {
+    open_way(&ways[w]);
+    float *array = make(AV_GRAD, N);
+    float first[N];
+    for (int t = 0; t < TIMES; ++t) {
+      for (int i = 0; i < N; ++i) {
+        array[i] = 1.0f / (float)(3 + i + 7 * comm.rank);
+      }
+      av_gpu_share_begin(&r.be, AV_GRAD, array, N);
+      av_gpu_share_end(&r.be);
+      av_gpu_share_gather(&r.be, AV_GRAD, array, N);
+      av_gpu_allreduce(&r.be, AV_GRAD, array, N);
+      wait_all();
+      if (t == 0) {
+        memcpy(first, array, sizeof first);
+      }
+      assert_memory_equal(array, first, sizeof first);
+    }
+    assert_int_equal(av_bcast(&comm, first, (int64_t)sizeof first), AV_OK);
+    assert_memory_equal(array, first, sizeof first);
+    cudaFree(array);
+    close_way();
+  }
+}
+
+/* ---- who waits for what ---- */
+
+/* Nothing runs before somebody waits: operations through NCCL only queue. */
+static void queued_only(void **unused) {
+  (void)unused;
+  if (comm.size == 1) {
+    return;
+  }
+  open_way(&ways[2]);
+  enum { N = 64 };
+  void *array = make(AV_GRAD, N);
+  fill(array, AV_GRAD, N, 0);
+  av_gpu_allreduce(&r.be, AV_GRAD, array, N);
+  av_gpu_share_begin(&r.be, AV_GRAD, array, N);
+  av_gpu_share_end(&r.be);
+  av_gpu_share_gather(&r.be, AV_GRAD, array, N);
+  assert_int_equal(standin.operations, 0);
+  assert_int_equal(standin.groups, 3);
+  wait_all();
+  assert_int_equal(standin.operations, 1 + 2 * comm.size);
+  cudaFree(array);
+  close_way();
+}
+
+/* An event of the stream is waited for alone; "not ready" is nobody's error afterwards. */
+static void events(void **unused) {
+  (void)unused;
+  for (int w = 0; w < WAYS; ++w) {
+    open_way(&ways[w]);
+    enum { N = 20 };
+    cudaEvent_t event = NULL;
+    cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+    assert_int_equal(av_gpu_wait_event(&r.be, event, "nothing"), AV_OK);
+    void *array = make(AV_GRAD, N);
+    fill(array, AV_GRAD, N, 0);
+    av_gpu_allreduce(&r.be, AV_GRAD, array, N);
+    cudaEventRecord(event, r.gpu.stream);
+    assert_int_equal(av_gpu_wait_event(&r.be, event, "the test"), AV_OK);
+    assert_int_equal(cudaGetLastError(), cudaSuccess);
+    assert_true(at(array, AV_GRAD, 1) == term_sum(1, 0));
+    cudaEventDestroy(event);
+    cudaFree(array);
+    close_way();
+  }
+}
+
+/* A rank alone gets the GPU's failure as a status. */
+static void broken_alone(void **unused) {
+  (void)unused;
+  if (comm.size > 1) {
+    return;
+  }
+  open_way(&ways[0]);
+  cuda_host_broken = cudaErrorIllegalAddress;
+  assert_int_equal(av_gpu_wait(&r.be, "the test"), AV_BUG);
+  assert_non_null(strstr(av_error_text(), "an illegal memory access"));
+  av_error_clear();
+  cuda_host_broken = cudaSuccess;
+  close_way();
+}
+
+/* Rank 0 gets no invitation from NCCL: all ranks go on with that status, and can try again. */
+static void no_invitation(void **unused) {
+  (void)unused;
+  if (comm.size == 1) {
+    return;
+  }
+  standin = (av_standin){.no_id = comm.rank == 0};
+  assert_int_equal(rig_open(&r, &comm, false, PATIENCE), AV_IOERR);
+  assert_string_equal(av_error_text(),
+                      "rank 0, starting NCCL: NCCL: unhandled system error "
+                      "(run with NCCL_DEBUG=INFO for details)");
+  av_error_clear();
+  assert_null(r.gpu.ranks);
+  rig_close(&r);
+  open_way(&ways[2]);
+  close_way();
+}
+
+/* ---- what is counted ---- */
+
+static void counted(void **unused) {
+  (void)unused;
+  enum { N = 100 };
+  for (int w = 0; w < WAYS; ++w) {
+    open_way(&ways[w]);
+    void *array = make(AV_SUM, N);
+    fill(array, AV_SUM, N, 0);
+    av_gpu_allreduce(&r.be, AV_SUM, array, N);
+    const int64_t all = av_traffic_sum(&comm, N, sizeof(double));
+    assert_int_equal(traffic.operations, comm.size == 1 ? 0 : 1);
+    assert_int_equal(traffic.bytes, all);
+    av_gpu_share_begin(&r.be, AV_GRAD, array, N);
+    av_gpu_share_end(&r.be);
+    const int64_t own =
+        av_share_first(&comm, N, comm.rank + 1) - av_share_first(&comm, N, comm.rank);
+    const int64_t halves = (N - own + (comm.size - 1) * own) * (int64_t)sizeof(float);
+    av_gpu_share_gather(&r.be, AV_GRAD, array, N);
+    wait_all();
+    assert_int_equal(traffic.operations, comm.size == 1 ? 0 : 3);
+    assert_int_equal(traffic.bytes, comm.size == 1 ? 0 : all + halves);
+    cudaFree(array);
+    close_way();
+  }
+}
+
+static int nothing_left(void **unused) {
+  (void)unused;
+  return cuda_host_live() == 0 ? 0 : -1;
+}
+
+int main(int argc, char **argv) {
+  if (av_comm_create(&comm, &argc, &argv) != AV_OK) {
+    return 1;
+  }
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test_teardown(sums, nothing_left),
+      cmocka_unit_test_teardown(long_sums, nothing_left),
+      cmocka_unit_test_teardown(shares, nothing_left),
+      cmocka_unit_test_teardown(same_bits, nothing_left),
+      cmocka_unit_test_teardown(queued_only, nothing_left),
+      cmocka_unit_test_teardown(events, nothing_left),
+      cmocka_unit_test_teardown(broken_alone, nothing_left),
+      cmocka_unit_test_teardown(no_invitation, nothing_left),
+      cmocka_unit_test_teardown(counted, nothing_left),
+  };
+  const int failed = cmocka_run_group_tests(tests, NULL, NULL);
+  av_comm_free(&comm);
+  return failed;
+}
