@@ -29,18 +29,38 @@ av_status open_tested(av_backend *be, const av_comm *comm, int threads, bool str
   return av_backend_open_ops(be, &av_backend_cuda, &options, comm);
 }
 
-/* Emulated: in several orders of blocks and threads. Order-free sums are this backend's only ones:
- * `strict` is no other way of computing, so that the orders are shared out between the two. */
-bool use_way(av_backend *be, int i) {
 #ifdef AV_EMULATED
-  if (be->strict) {
-    av_emulate_order(AV_ORDER_SHUFFLED, 17);
-    return i == 0;
+/* Of the orders below, how many: two show which of any two threads comes first. */
+#ifndef N_ORDERS
+#define N_ORDERS 3
+#endif
+
+/* In several orders of blocks and threads. */
+bool use_way(av_backend *be, int i) {
+  static const av_emulated_order orders[] = {AV_ORDER_DESCENDING, AV_ORDER_ASCENDING,
+                                             AV_ORDER_SHUFFLED};
+  (void)be;
+  if (i < N_ORDERS) {
+    av_emulate_order(orders[i], 17);
+    return true;
   }
-  av_emulate_order(i == 0 ? AV_ORDER_ASCENDING : AV_ORDER_DESCENDING, 0);
-  return i < 2;
+  return false;
+}
+
+/* Scratch holds nothing of the operation before, which may be what a kernel that has not waited
+ * would find. The linker puts this in the place of av_gpu_work (--wrap). */
+void *__real_av_gpu_work(av_backend *be, size_t bytes);
+void *__wrap_av_gpu_work(av_backend *be, size_t bytes);
+void *__wrap_av_gpu_work(av_backend *be, size_t bytes) {
+  void *work = __real_av_gpu_work(be, bytes);
+  if (bytes > 0 && cudaMemset(work, 0xff, bytes) != cudaSuccess) {
+    abort();
+  }
+  return work;
+}
 #else
+bool use_way(av_backend *be, int i) {
   (void)be;
   return i == 0;
-#endif
 }
+#endif

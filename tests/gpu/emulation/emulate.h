@@ -23,8 +23,8 @@
  *     races within what an order makes of them, and waiting for another block in a loop, stay
  *     unseen; memory order: fences do nothing and warp operations order memory;
  *   - warps: no divergence or reconvergence, no lock-step; timing, occupancy, bank conflicts,
- *     registers; a launch's size is checked against an H100's limits, and shared memory above 48
- * KiB against the largest that any cudaFuncSetAttribute has asked for;
+ *     registers; a launch is checked against an H100's limits alone, its shared memory above 48 KiB
+ *     against the largest that cudaFuncSetAttribute has asked for, for any kernel;
  *   - tensor cores; arithmetic is the host's: expf, logf and the like are glibc's, products and
  *     sums are not fused unless written as fmaf; float atomics do not exist, on purpose;
  *   - kernels that follow pointers to pageable host memory. */
