@@ -5,16 +5,12 @@
 
 #include <math.h>
 
-/* This step's numbers, from double as late as possible: kept on the device, so that the pass itself
- * is the same in every step. */
-static const av_gpu_step *send_rates(av_backend *be, const av_adam *adam) {
-  av_gpu_step *step = &av_gpu_of(be)->step;
+void av_gpu_adam_rates(const av_adam *adam, av_gpu_step *step) {
   const double decay = adam->decoupled ? adam->lr * adam->weight_decay : 0.0;
   step->adam_rate = (float)(adam->lr / (1.0 - pow(adam->beta1, (double)adam->step)));
   step->adam_root = (float)(1.0 / sqrt(1.0 - pow(adam->beta2, (double)adam->step)));
   step->adam_scale = (float)adam->scale;
   step->adam_shrink = (float)(1.0 - decay);
-  return av_gpu_send_step(be);
 }
 
 void av_gpu_adam(av_backend *be, const av_adam *adam, int64_t n, av_real *params, av_grad *grads,
@@ -32,7 +28,8 @@ void av_gpu_adam(av_backend *be, const av_adam *adam, int64_t n, av_real *params
                                  .eps = (float)adam->eps,
                                  .weight_decay = adam->decoupled ? 0.0F : (float)adam->weight_decay,
                                  .clip = adam->clip};
-  const av_gpu_step *step = send_rates(be, adam);
+  av_gpu_adam_rates(adam, &av_gpu_of(be)->step);
+  const av_gpu_step *step = av_gpu_send_step(be);
   double *factor = NULL;
   if (adam->clip > 0.0) {
     factor = (double *)av_gpu_work(be, (size_t)av_gpu_adam_scratch(n) * sizeof *factor);

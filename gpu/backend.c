@@ -22,7 +22,10 @@ void av_gpu_must(const av_backend *be, av_status status) {
 const av_gpu_step *av_gpu_send_step(av_backend *be) {
   av_gpu *gpu = av_gpu_of(be);
   if (memcmp(&gpu->step, &gpu->sent, sizeof gpu->step) != 0) {
-    AV_GPU_RUN(be, av_gpu_set_step(gpu->stream, gpu->step, gpu->on_device));
+    if (gpu->mode != AV_GPU_QUEUES) {
+      av_gpu_must(be, AV_FAIL_BUG("an operation's values differ from those of its pass"));
+    }
+    AV_GPU_MUST(be, av_gpu_set_step(gpu->stream, gpu->step, gpu->on_device));
     gpu->sent = gpu->step;
   }
   return gpu->on_device;
@@ -31,10 +34,13 @@ const av_gpu_step *av_gpu_send_step(av_backend *be) {
 void *av_gpu_work(av_backend *be, size_t bytes) {
   av_gpu *gpu = av_gpu_of(be);
   if (bytes > gpu->work_bytes) {
+    if (gpu->mode != AV_GPU_QUEUES) {
+      av_gpu_must(be, AV_FAIL_BUG("an operation needs more scratch than when its pass was made"));
+    }
     av_gpu_must(be, av_gpu_wait(be, "an operation's scratch"));
-    av_gpu_must(be, AV_CUDA(cudaFree(gpu->work)));
+    AV_GPU_MUST(be, cudaFree(gpu->work));
     gpu->work_bytes = bytes + bytes / 4;
-    av_gpu_must(be, AV_CUDA(cudaMalloc(&gpu->work, gpu->work_bytes)));
+    AV_GPU_MUST(be, cudaMalloc(&gpu->work, gpu->work_bytes));
   }
   return gpu->work;
 }
@@ -81,6 +87,7 @@ static av_status gpu_open(av_backend *be) {
   be->bytes[AV_REAL] = sizeof(float);
   be->bytes[AV_GRAD] = sizeof(float);
   be->bytes[AV_SUM] = sizeof(double);
+  be->queues = true;
   av_gpu *gpu = av_calloc(1, sizeof *gpu);
   be->state = gpu;
   av_status status = gpu != NULL ? AV_OK : av_fail(AV_NOMEM, "out of memory (GPU)");
@@ -206,4 +213,6 @@ const av_backend_ops av_backend_cuda = {
     .share_begin = av_gpu_share_begin,
     .share_end = av_gpu_share_end,
     .share_gather = av_gpu_share_gather,
+    .pass_begin = av_gpu_pass_begin,
+    .pass_end = av_gpu_pass_end,
 };

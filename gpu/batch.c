@@ -4,6 +4,7 @@
 
 #include "base/memory.h"
 #include "comm.h"
+#include "pass.h"
 
 #include <stdlib.h>
 
@@ -26,6 +27,7 @@ void av_gpu_batch_free(av_backend *be, av_batch *batch) {
   if (batch->on_device != NULL) {
     (void)cudaFree(batch->on_device);
   }
+  av_gpu_graphs_free(batch->graphs);
   free(batch);
 }
 
@@ -34,6 +36,7 @@ static av_status allocate(av_backend *be, av_batch *batch, size_t numbers) {
   void *host = NULL;
   void *on_device = NULL;
   const size_t bytes = numbers * sizeof *batch->on_device;
+  AV_TRY(av_gpu_graphs_create(&batch->graphs));
   AV_TRY(AV_CUDA(cudaMalloc(&on_device, bytes)));
   batch->on_device = on_device;
   AV_TRY(AV_CUDA(cudaMemsetAsync(on_device, 0, bytes, av_gpu_of(be)->stream)));
@@ -62,19 +65,29 @@ av_status av_gpu_batch_create(av_backend *be, av_data *data, int64_t max_rows, a
   return AV_OK;
 }
 
-void av_gpu_batch_select(av_backend *be, av_batch *batch, int64_t n, const int64_t *rows) {
+void av_gpu_batch_send(av_backend *be, av_batch *batch) {
   const int buffer = batch->next;
-  int32_t *host = batch->host[buffer];
-  /* returns at once unless the host is a whole ring of minibatches ahead (or before first use) */
-  av_gpu_must(be, av_gpu_wait_event(be, batch->arrived[buffer], "training steps"));
-  batch->n = n;
+  cudaStream_t stream = av_gpu_of(be)->stream;
   batch->next = (buffer + 1) % AV_GPU_ROW_BUFFERS;
+  AV_GPU_MUST(be, cudaMemcpyAsync(batch->on_device, batch->host[buffer],
+                                  row_numbers(batch->n) * sizeof *batch->on_device,
+                                  cudaMemcpyHostToDevice, stream));
+  AV_GPU_MUST(be, cudaEventRecord(batch->arrived[buffer], stream));
+}
+
+void av_gpu_batch_select(av_backend *be, av_batch *batch, int64_t n, const int64_t *rows) {
+  av_gpu *gpu = av_gpu_of(be);
+  int32_t *host = batch->host[batch->next];
+  /* returns at once unless the host is a whole ring of minibatches ahead (or before first use) */
+  av_gpu_must(be, av_gpu_wait_event(be, batch->arrived[batch->next], "training steps"));
+  batch->n = n;
   host[0] = (int32_t)n;
   for (int64_t i = 0; i < n; ++i) {
     host[1 + i] = (int32_t)rows[i];
   }
-  cudaStream_t stream = av_gpu_of(be)->stream;
-  AV_GPU_RUN(be, cudaMemcpyAsync(batch->on_device, host, row_numbers(n) * sizeof *host,
-                                 cudaMemcpyHostToDevice, stream));
-  AV_GPU_RUN(be, cudaEventRecord(batch->arrived[buffer], stream));
+  if (gpu->in_pass) {
+    gpu->selected = batch;
+  } else {
+    av_gpu_batch_send(be, batch);
+  }
 }

@@ -166,6 +166,9 @@ static int64_t own_bytes(const av_backend *be, const av_gpu_array *array) {
   return (array->first[rank + 1] - array->first[rank]) * (int64_t)av_gpu_element(array);
 }
 
+/* What follows is in the graph that is played: it is counted alone. */
+static bool is_played(const av_backend *be) { return av_gpu_of(be)->mode == AV_GPU_PLAYS; }
+
 static bool nothing_to_do(const av_backend *be, int64_t n) { return be->comm->size == 1 || n == 0; }
 
 void av_gpu_allreduce(av_backend *be, av_kind kind, void *array, int64_t n) {
@@ -179,7 +182,9 @@ void av_gpu_allreduce(av_backend *be, av_kind kind, void *array, int64_t n) {
     return;
   }
   const double began = av_clock();
-  must(be, av_gpu_nccl_sum(ranks->nccl, &all, av_gpu_of(be)->stream, "sum over ranks"));
+  if (!is_played(be)) {
+    must(be, av_gpu_nccl_sum(ranks->nccl, &all, av_gpu_of(be)->stream, "sum over ranks"));
+  }
   av_traffic_add(be->comm, av_traffic_sum(be->comm, n, av_gpu_element(&all)), began);
 }
 
@@ -213,8 +218,10 @@ void av_gpu_share_begin(av_backend *be, av_kind kind, void *array, int64_t n) {
     return;
   }
   const double began = av_clock();
-  must(be, begin_beside(be, ranks, &all));
-  ++ranks->pending;
+  if (!is_played(be)) {
+    must(be, begin_beside(be, ranks, &all));
+    ++ranks->pending;
+  }
   const int64_t bytes = n * (int64_t)av_gpu_element(&all);
   av_traffic_add(be->comm, bytes - own_bytes(be, &all), began);
 }
@@ -241,6 +248,9 @@ void av_gpu_share_gather(av_backend *be, av_kind kind, void *array, int64_t n) {
     return;
   }
   const double began = av_clock();
-  must(be, av_gpu_nccl_gather(ranks->nccl, &all, av_gpu_of(be)->stream, "exchange of parameters"));
+  if (!is_played(be)) {
+    must(be,
+         av_gpu_nccl_gather(ranks->nccl, &all, av_gpu_of(be)->stream, "exchange of parameters"));
+  }
   av_traffic_add(be->comm, (be->comm->size - 1) * own_bytes(be, &all), began);
 }

@@ -22,7 +22,7 @@ static cublasOperation_t operation_of(av_gpu_factor factor) {
 void av_gpu_gemm(av_backend *be, int64_t m, int64_t n, int64_t k, av_gpu_factor a, av_gpu_factor b,
                  float beta, float *c, int64_t c_stride) {
   const float one = 1.0F;
-  if (m == 0 || n == 0 || k == 0) {
+  if (m == 0 || n == 0 || k == 0 || av_gpu_of(be)->mode == AV_GPU_PLAYS) {
     return;
   }
   av_gpu_must(be,

@@ -2,7 +2,10 @@
  *
  * av_real and av_grad arrays are floats on the device, av_sum arrays doubles on the device. All
  * work goes to one stream in the order of the calls; an operation returns when its work is queued,
- * and only read, decode_cells, decode_output and sums over ranks through MPI wait for it. */
+ * and only read, decode_cells, decode_output and sums over ranks through MPI wait for it.
+ *
+ * Passes that come again (pass.h) are played from a CUDA graph. Operations are called then as ever,
+ * and queue nothing: all that they queue goes through AV_GPU_RUN. */
 #ifndef AV_GPU_STATE_H
 #define AV_GPU_STATE_H
 
@@ -11,6 +14,13 @@
 #include "kernels/view.h"
 
 enum { AV_GPU_ROW_BUFFERS = 8 };
+
+/* What becomes of an operation's work. */
+typedef enum av_gpu_mode {
+  AV_GPU_QUEUES,  /* it is queued */
+  AV_GPU_RECORDS, /* the stream adds it to a graph */
+  AV_GPU_PLAYS    /* it is in a graph already */
+} av_gpu_mode;
 
 typedef struct av_gpu {
   int device;
@@ -23,6 +33,10 @@ typedef struct av_gpu {
   av_gpu_step *on_device;
   void *work; /* scratch of one operation at a time */
   size_t work_bytes;
+  av_gpu_mode mode;
+  struct av_gpu_graph *graph; /* of the pass that is open; NULL: none is, or it is not kept */
+  struct av_batch *selected;  /* in an open pass, for the next one */
+  bool in_pass;
 } av_gpu;
 
 struct av_data {
@@ -40,6 +54,7 @@ struct av_batch {
   int32_t *host[AV_GPU_ROW_BUFFERS]; /* pinned copies on their way */
   cudaEvent_t arrived[AV_GPU_ROW_BUFFERS];
   int next;
+  struct av_gpu_graph *graphs; /* (AV_PASSES) pass.h */
 };
 
 static inline av_gpu *av_gpu_of(const av_backend *be) { return (av_gpu *)be->state; }
@@ -51,12 +66,23 @@ static inline const double *const_doubles(const void *array) { return (const dou
 
 /* Ends the run, on every rank, unless `status` is AV_OK: for operations, which return nothing. */
 void av_gpu_must(const av_backend *be, av_status status);
-/* Launchers: checks their cudaError_t and ends the run. */
-#define AV_GPU_RUN(be, call) av_gpu_must((be), AV_CUDA(call))
+/* Checks a call's cudaError_t, and ends the run. */
+#define AV_GPU_MUST(be, call) av_gpu_must((be), AV_CUDA(call))
+/* The same for what operations queue: nothing where it is played from a graph. */
+#define AV_GPU_RUN(be, call)                   \
+  do {                                         \
+    if (av_gpu_of(be)->mode != AV_GPU_PLAYS) { \
+      AV_GPU_MUST(be, call);                   \
+    }                                          \
+  } while (0)
 
-/* The step's values on the device, once be's `step` has been set: sends them if they have changed.
- */
+/* The step's values on the device, once be's `step` has been set: sends them if they have changed,
+ * which they must not within a pass that is kept. */
 const av_gpu_step *av_gpu_send_step(av_backend *be);
+
+/* This step's numbers of the optimiser, from double as late as possible: kept on the device, so
+ * that the optimiser's pass is the same in every step. */
+void av_gpu_adam_rates(const av_adam *adam, av_gpu_step *step);
 
 /* Device scratch of at least `bytes`, until the next call; ends the run without memory. */
 void *av_gpu_work(av_backend *be, size_t bytes);
@@ -67,6 +93,8 @@ void av_gpu_data_free(av_backend *be, av_data *data);
 av_status av_gpu_batch_create(av_backend *be, av_data *data, int64_t max_rows, av_batch **batch);
 void av_gpu_batch_free(av_backend *be, av_batch *batch);
 void av_gpu_batch_select(av_backend *be, av_batch *batch, int64_t n, const int64_t *rows);
+/* Of selecting, what goes to the device: at once, or after the pass that is open. */
+void av_gpu_batch_send(av_backend *be, av_batch *batch);
 void av_gpu_sparse_linear(av_backend *be, const av_batch *batch, bool log1p, bool covariates,
                           int64_t n, const av_real *w, const av_real *bias, av_real *y);
 void av_gpu_sparse_linear_grad(av_backend *be, const av_batch *batch, bool log1p, bool covariates,
@@ -123,5 +151,8 @@ void av_gpu_allreduce(av_backend *be, av_kind kind, void *array, int64_t n);
 void av_gpu_share_begin(av_backend *be, av_kind kind, void *array, int64_t n);
 void av_gpu_share_end(av_backend *be);
 void av_gpu_share_gather(av_backend *be, av_kind kind, void *array, int64_t n);
+void av_gpu_pass_begin(av_backend *be, const av_batch *batch, av_pass_kind kind, const void *owner,
+                       const av_pass_values *values);
+void av_gpu_pass_end(av_backend *be);
 
 #endif

@@ -53,7 +53,8 @@ av_status av_backend_open_ops(av_backend *be, const av_backend_ops *ops,
                      .threads = options->threads,
                      .strict = options->strict,
                      .precision = options->precision,
-                     .sums_by_mpi = options->sums_by_mpi};
+                     .sums_by_mpi = options->sums_by_mpi,
+                     .keeps_passes = options->keeps_passes};
   return av_agree(comm, ops->open(be));
 }
 
@@ -69,6 +70,13 @@ void av_backend_close(av_backend *be) {
   }
   *be = (av_backend){0};
 }
+
+void av_backend_no_pass_begin(av_backend *be, const av_batch *batch, av_pass_kind kind,
+                              const void *owner, const av_pass_values *values) {
+  (void)be, (void)batch, (void)kind, (void)owner, (void)values;
+}
+
+void av_backend_no_pass_end(av_backend *be) { (void)be; }
 
 int64_t av_fold_stats_size(const av_design *design, int64_t n_in, int64_t n_onehot) {
   const int64_t columns = n_onehot > 0 ? n_onehot : 1;

@@ -144,6 +144,22 @@ typedef struct av_adam {
   int64_t step;   /* from 1 */
 } av_adam;
 
+/* Passes over a minibatch that are the same time after time, for backends that keep them. */
+typedef enum av_pass_kind {
+  AV_PASS_STEP, /* a training step with its update */
+  AV_PASS_EVALUATION,
+  AV_PASS_ENCODING,
+  AV_PASSES
+} av_pass_kind;
+
+/* All that may differ from one pass of a kind to the next, beside the rows of the batch. */
+typedef struct av_pass_values {
+  int64_t n_cells;     /* Bg; 0 outside training */
+  uint32_t epoch;      /* of its draws */
+  double kl_weight;    /* 0 outside training */
+  const av_adam *adam; /* of these lr, scale and step; NULL: no update */
+} av_pass_values;
+
 typedef struct av_backend_ops {
   const char *name;
 
@@ -289,6 +305,14 @@ typedef struct av_backend_ops {
   void (*share_end)(av_backend *be);
   /* The other half: every rank receives the others' shares of the array. Complete on return. */
   void (*share_gather)(av_backend *be, av_kind kind, void *array, int64_t n);
+
+  /* REQUIRED: whole passes. From begin to end the operations, their order, arrays and arguments are
+   * those of the last pass of this kind by `owner` over `batch`, but for `values`; nothing is read
+   * in between. A backend may keep them, and queue all at once at the end. batch_select may come in
+   * between: it is for the next pass. */
+  void (*pass_begin)(av_backend *be, const av_batch *batch, av_pass_kind kind, const void *owner,
+                     const av_pass_values *values);
+  void (*pass_end)(av_backend *be);
 } av_backend_ops;
 
 struct av_backend {
@@ -298,7 +322,9 @@ struct av_backend {
   bool strict;   /* order-free sums */
   int precision; /* as av_backend_options has it, like the next */
   bool sums_by_mpi;
-  size_t bytes[AV_KINDS]; /* of one element of each kind; set by open */
+  bool keeps_passes;
+  size_t bytes[AV_KINDS]; /* of one element of each kind; set by open, as is the next */
+  bool queues;            /* operations return before they are done; who reads waits for all */
   void *state;            /* the backend's own */
 };
 
@@ -309,9 +335,10 @@ av_status av_backend_available(int choice);
 typedef struct av_backend_options {
   int choice; /* AV_BACKEND_* of config.h; auto = cpu */
   int threads;
-  bool strict;      /* order-free sums (cpu); fixed orders (cuda has them always) */
-  int precision;    /* cuda: AV_PRECISION_* of config.h, of dense products */
-  bool sums_by_mpi; /* cuda: sums over ranks through host memory and MPI, not NCCL */
+  bool strict;       /* order-free sums (cpu); fixed orders (cuda has them always) */
+  int precision;     /* cuda: AV_PRECISION_* of config.h, of dense products */
+  bool sums_by_mpi;  /* cuda: sums over ranks through host memory and MPI, not NCCL */
+  bool keeps_passes; /* cuda: passes that come again are kept as CUDA graphs */
 } av_backend_options;
 
 /* Opens the backend that is asked for. One that is not in this build or has no device:
@@ -327,6 +354,11 @@ static inline void *av_backend_at(const av_backend *be, av_kind kind, const void
                                   int64_t i) {
   return (char *)array + (size_t)i * be->bytes[kind];
 }
+
+/* pass_begin and pass_end of backends that do operations at once: nothing. */
+void av_backend_no_pass_begin(av_backend *be, const av_batch *batch, av_pass_kind kind,
+                              const void *owner, const av_pass_values *values);
+void av_backend_no_pass_end(av_backend *be);
 
 static inline void av_backend_allreduce(av_backend *be, av_kind kind, void *array, int64_t n) {
   be->ops->allreduce(be, kind, array, n);

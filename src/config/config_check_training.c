@@ -149,6 +149,9 @@ static void check_runtime(av_checker *c) {
   if (!cuda && config->runtime.gpu_sums != AV_GPU_SUMS_NCCL) {
     av_check_fault(c, AV_AT_runtime_gpu_sums, "mpi needs backend = cuda");
   }
+  if (!cuda && !config->runtime.cuda_graphs) {
+    av_check_fault(c, AV_AT_runtime_cuda_graphs, "no needs backend = cuda");
+  }
 }
 
 void av_check_training(av_checker *c) {

@@ -107,4 +107,8 @@ void av_vae_update(av_vae *vae, const av_adam *adam) {
   } else {
     update_shares(vae, adam);
   }
+  if (vae->in_step) {
+    vae->be->ops->pass_end(vae->be);
+    vae->in_step = false;
+  }
 }

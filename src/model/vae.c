@@ -271,6 +271,10 @@ void av_vae_step(av_vae *vae, const av_batch *batch, int64_t n_cells, av_draw dr
 
 void av_vae_train_step(av_vae *vae, const av_batch *batch, int64_t n_cells, av_draw draw,
                        double kl_weight, const av_adam *adam) {
+  const av_pass_values values = {
+      .n_cells = n_cells, .epoch = draw.epoch, .kl_weight = kl_weight, .adam = adam};
+  vae->be->ops->pass_begin(vae->be, batch, AV_PASS_STEP, vae, &values);
+  vae->in_step = true; /* until the update */
   step(vae, batch, n_cells, draw, kl_weight, adam);
 }
 
@@ -288,11 +292,14 @@ void av_vae_evaluate(av_vae *vae, const av_batch *batch, av_draw draw) {
   const av_pass p = {.batch = batch, .draw = draw};
   const av_latent latent = av_latent_of(vae, &p, true);
   const av_decode decode = av_decode_of(vae, false);
+  const av_pass_values values = {.epoch = draw.epoch};
+  be->ops->pass_begin(be, batch, AV_PASS_EVALUATION, vae, &values);
   av_encode(vae, &p);
   be->ops->latent_draw(be, batch, &latent, vae->z_head, vae->l_head, vae->prior, vae->z, vae->l,
                        vae->losses);
   const av_real *x = av_decoder_layers(vae, &p);
   be->ops->decode_nll(be, batch, &decode, x, vae->l, vae->losses, NULL, NULL);
+  be->ops->pass_end(be);
 }
 
 av_status av_vae_encode(av_vae *vae, const av_batch *batch, int64_t n_rows, double *z_mean,
@@ -300,7 +307,10 @@ av_status av_vae_encode(av_vae *vae, const av_batch *batch, int64_t n_rows, doub
   av_backend *be = vae->be;
   const int64_t k = vae->layout.spec.n_latent;
   const av_pass p = {.batch = batch};
+  const av_pass_values values = {0};
+  be->ops->pass_begin(be, batch, AV_PASS_ENCODING, vae, &values);
   av_encode(vae, &p);
+  be->ops->pass_end(be);
   if (n_rows == 0 || (z_mean == NULL && z_variance == NULL)) {
     return AV_OK;
   }

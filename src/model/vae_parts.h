@@ -40,6 +40,7 @@ struct av_vae {
   int n_begun;        /* of them under way to the other ranks */
   int64_t least_part; /* av_vae_set_least_part */
   bool first_updated; /* this step's update has reached the first layer's weights already */
+  bool in_step;       /* a pass of the backend is open, which the update ends */
   av_sum *prior;      /* (S, 2) */
   av_sum *losses;     /* (AV_LOSSES) */
   av_hidden first;

@@ -102,7 +102,7 @@ static av_status begin(av_fitting *f, int64_t seed) {
   av_layout_free(&layout);
   AV_TRY(status);
   AV_TRY(av_vae_create(&f->vae, f->be, &spec, &f->dataset->design, f->fit.values.prior,
-                       av_trainer_rows(f->config, f->dataset->n_local)));
+                       av_trainer_rows(f->config, f->dataset->n_genes, f->dataset->n_local)));
   return av_agree(f->comm, av_vae_set_values(f->vae, f->fit.values.params, f->fit.values.running));
 }
 
@@ -208,7 +208,7 @@ static av_status read_factors(av_fitting *f) {
 static av_status open_posterior(av_fitting *f) {
   av_posterior_free(&f->posterior);
   return av_posterior_create(&f->posterior, f->comm, f->config, f->dataset, f->be, f->data, f->vae,
-                             av_trainer_rows(f->config, f->dataset->n_local));
+                             av_trainer_rows(f->config, f->dataset->n_genes, f->dataset->n_local));
 }
 
 static av_status infer(av_fitting *f) {

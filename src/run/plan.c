@@ -155,7 +155,7 @@ static void plan_bytes(const av_config *config, const av_dataset *dataset,
                        const av_partition *partition, plan *made) {
   const double share = heaviest_share(partition, input->shard_weight);
   const int64_t per_entry = dataset->n_genes > 65536 ? 6 : 4;
-  const int64_t rows = av_trainer_rows(config, made->largest_cells);
+  const int64_t rows = av_trainer_rows(config, dataset->n_genes, made->largest_cells);
   made->counts_bytes = (int64_t)(share * (double)input->n_stored) * per_entry +
                        made->largest_cells * cell_bytes(dataset);
   made->model_bytes = model_bytes(config, layout, &dataset->design, rows);

@@ -10,7 +10,8 @@ av_status av_evaluate_split(const av_trainer *trainer, int which, av_draw draw, 
                             int64_t *n_cells) {
   const av_comm *comm = trainer->comm;
   const int64_t n_local = trainer->dataset->n_local;
-  const int64_t rows_per_pass = av_trainer_rows(trainer->config, n_local);
+  const int64_t rows_per_pass =
+      av_trainer_rows(trainer->config, trainer->dataset->n_genes, n_local);
   av_backend *be = trainer->be;
   av_batch *batch = NULL;
   int64_t *rows = av_malloc((size_t)n_local, sizeof *rows);

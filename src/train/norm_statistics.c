@@ -30,8 +30,9 @@ static av_status pass_over(const av_trainer *trainer, av_sampler *sampler, av_ba
 
 av_status av_norm_statistics_recompute(const av_trainer *trainer) {
   const av_model_spec *spec = &av_vae_layout(trainer->vae)->spec;
-  const int64_t size = whole_batches(trainer->split->n_train,
-                                     av_trainer_rows(trainer->config, trainer->split->n_train));
+  const int64_t size =
+      whole_batches(trainer->split->n_train,
+                    av_trainer_rows(trainer->config, spec->n_genes, trainer->split->n_train));
   const bool frozen = trainer->config->train.update_only_decoder && spec->encoder_batch_norm;
   av_backend *be = trainer->be;
   av_sampler *sampler = NULL;

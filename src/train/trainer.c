@@ -14,9 +14,9 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* Steps between looks at the loss, which need the device to finish: often enough to stop a run that
+/* Steps between looks at the loss, where that waits for nothing: often enough to stop a run that
  * has gone wrong, seldom enough to cost nothing. */
-enum { STEPS_PER_LOOK = 256, ROWS_PER_PASS = 512 };
+enum { STEPS_PER_LOOK = 256 };
 
 const char *const av_history_names[AV_HISTORY_COLUMNS] = {"elbo_train",
                                                           "elbo_validation",
@@ -36,9 +36,19 @@ void av_history_free(av_history *history) {
   *history = (av_history){0};
 }
 
-int64_t av_trainer_rows(const av_config *config, int64_t n_local) {
-  const int64_t wanted =
-      config->train.batch_size > ROWS_PER_PASS ? config->train.batch_size : ROWS_PER_PASS;
+/* Enough to keep the device busy, with numbers for each gene in some tens of megabytes. */
+static int64_t rows_per_pass(const av_config *config, int64_t n_genes) {
+  enum { ROWS_CPU = 512, ROWS_GPU = 4096, NUMBERS = 1 << 24 };
+  const int64_t fit = NUMBERS / (n_genes > 0 ? n_genes : 1);
+  if (config->runtime.backend != AV_BACKEND_CUDA || fit < ROWS_CPU) {
+    return ROWS_CPU;
+  }
+  return fit < ROWS_GPU ? fit : ROWS_GPU;
+}
+
+int64_t av_trainer_rows(const av_config *config, int64_t n_genes, int64_t n_local) {
+  const int64_t pass = rows_per_pass(config, n_genes);
+  const int64_t wanted = config->train.batch_size > pass ? config->train.batch_size : pass;
   return wanted < n_local ? wanted : n_local;
 }
 
@@ -113,7 +123,7 @@ static av_status train_epoch(const av_trainer *trainer, av_sampler *sampler, av_
     ++at->step;
     at->cells += n_cells;
     n_cells = n_next;
-    if (at->step % STEPS_PER_LOOK == 0) {
+    if (!trainer->be->queues && at->step % STEPS_PER_LOOK == 0) {
       AV_TRY(look(trainer, at));
     }
     if (trainer->observer.step != NULL) {

@@ -51,8 +51,8 @@ typedef struct av_trainer {
   av_observer observer;
 } av_trainer;
 
-/* Rows that one pass of training or inference may have on this rank. */
-int64_t av_trainer_rows(const av_config *config, int64_t n_local);
+/* Rows that one pass of training or inference may have on a rank of n_local cells. */
+int64_t av_trainer_rows(const av_config *config, int64_t n_genes, int64_t n_local);
 
 /* Trains for config->train.max_epochs epochs, fewer (history->n_epochs) when early stopping ends
  * it. The model is left with the parameters that train.keep says and the BatchNorm statistics that

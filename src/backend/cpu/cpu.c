@@ -166,4 +166,6 @@ const av_backend_ops av_backend_cpu = {
     .share_begin = av_cpu_share_begin,
     .share_end = av_cpu_share_end,
     .share_gather = av_cpu_share_gather,
+    .pass_begin = av_backend_no_pass_begin,
+    .pass_end = av_backend_no_pass_end,
 };

@@ -212,4 +212,6 @@ const av_backend_ops av_backend_reference = {
     .share_begin = ref_share_begin,
     .share_end = ref_share_end,
     .share_gather = ref_share_gather,
+    .pass_begin = av_backend_no_pass_begin,
+    .pass_end = av_backend_no_pass_end,
 };

@@ -1,0 +1,106 @@
+#include "pass.h"
+
+#include "base/memory.h"
+#include "state.h"
+
+#include <stdlib.h>
+
+struct av_gpu_graph {
+  const void *owner; /* whose passes they are */
+  int64_t queued;    /* passes that were queued kernel by kernel */
+  cudaGraphExec_t ready;
+  void *work; /* the backend's scratch, as `ready` knows it */
+};
+
+/* --- graphs of a batch ---------------------------------------------------------------------- */
+
+av_status av_gpu_graphs_create(struct av_gpu_graph **graphs) {
+  *graphs = av_calloc(AV_PASSES, sizeof **graphs);
+  AV_TRY_ALLOC(*graphs);
+  return AV_OK;
+}
+
+static void forget(struct av_gpu_graph *graph) {
+  if (graph->ready != NULL) {
+    (void)cudaGraphExecDestroy(graph->ready);
+  }
+  graph->ready = NULL;
+}
+
+void av_gpu_graphs_free(struct av_gpu_graph *graphs) {
+  for (int k = 0; graphs != NULL && k < AV_PASSES; ++k) {
+    forget(&graphs[k]);
+  }
+  free(graphs);
+}
+
+/* --- passes --------------------------------------------------------------------------------- */
+
+/* All that operations of the pass will ask for. */
+static void send_values(av_backend *be, const av_pass_values *values) {
+  av_gpu_step *step = &av_gpu_of(be)->step;
+  step->n_cells = values->n_cells;
+  step->epoch = values->epoch;
+  step->kl_weight = (float)values->kl_weight;
+  if (values->adam != NULL) {
+    av_gpu_adam_rates(values->adam, step);
+  }
+  (void)av_gpu_send_step(be);
+}
+
+void av_gpu_pass_begin(av_backend *be, const av_batch *batch, av_pass_kind kind, const void *owner,
+                       const av_pass_values *values) {
+  av_gpu *gpu = av_gpu_of(be);
+  struct av_gpu_graph *graph = &batch->graphs[kind];
+  send_values(be, values);
+  gpu->in_pass = true;
+  if (!be->keeps_passes || (be->comm->size > 1 && be->sums_by_mpi)) {
+    return;
+  }
+  gpu->graph = graph;
+  if (graph->owner != owner) {
+    forget(graph);
+    *graph = (struct av_gpu_graph){.owner = owner};
+  }
+  if (graph->work != gpu->work) {
+    forget(graph);
+  }
+  if (graph->ready != NULL) {
+    gpu->mode = AV_GPU_PLAYS;
+  } else if (graph->queued > 0) {
+    /* relaxed: the next minibatch is selected meanwhile, which asks for an event outside the graph
+     */
+    AV_GPU_MUST(be, cudaStreamBeginCapture(gpu->stream, cudaStreamCaptureModeRelaxed));
+    gpu->mode = AV_GPU_RECORDS;
+  } else {
+    ++graph->queued;
+  }
+}
+
+static void finish_recording(av_backend *be) {
+  av_gpu *gpu = av_gpu_of(be);
+  cudaGraph_t recorded = NULL;
+  AV_GPU_MUST(be, cudaStreamEndCapture(gpu->stream, &recorded));
+  AV_GPU_MUST(be, cudaGraphInstantiate(&gpu->graph->ready, recorded, 0));
+  AV_GPU_MUST(be, cudaGraphDestroy(recorded));
+}
+
+void av_gpu_pass_end(av_backend *be) {
+  av_gpu *gpu = av_gpu_of(be);
+  if (gpu->mode == AV_GPU_RECORDS) {
+    finish_recording(be);
+  }
+  if (gpu->mode != AV_GPU_QUEUES) {
+    AV_GPU_MUST(be, cudaGraphLaunch(gpu->graph->ready, gpu->stream));
+  }
+  if (gpu->graph != NULL) {
+    gpu->graph->work = gpu->work;
+  }
+  gpu->mode = AV_GPU_QUEUES;
+  gpu->graph = NULL;
+  gpu->in_pass = false;
+  if (gpu->selected != NULL) {
+    av_gpu_batch_send(be, gpu->selected);
+    gpu->selected = NULL;
+  }
+}
