@@ -38,7 +38,7 @@ av_status av_norm_statistics_recompute(const av_trainer *trainer) {
   av_sampler *sampler = NULL;
   av_batch *batch = NULL;
   AV_TRY(av_sampler_create(&sampler, trainer->comm, trainer->dataset, trainer->split, size,
-                           trainer->seed));
+                           trainer->seed, be->threads));
   av_status status =
       av_agree(trainer->comm,
                be->ops->batch_create(be, trainer->data, av_sampler_max_rows(sampler), &batch));

@@ -16,6 +16,7 @@ enum { SHARDS_PER_BLOCK = 32 };
 
 struct av_sampler {
   uint64_t seed;
+  int threads;
   int64_t batch_size;
   int64_t n_cells; /* training cells over all ranks */
   int64_t n_steps;
@@ -102,12 +103,13 @@ static void list_rows(av_sampler *sampler, const av_dataset *dataset, const av_s
 }
 
 av_status av_sampler_create(av_sampler **sampler, const av_comm *comm, const av_dataset *dataset,
-                            const av_split *split, int64_t batch_size, uint64_t seed) {
+                            const av_split *split, int64_t batch_size, uint64_t seed, int threads) {
   av_sampler *made = av_calloc(1, sizeof *made);
   av_status status = made == NULL ? av_fail(AV_NOMEM, "out of memory (sampler)") : AV_OK;
   if (status == AV_OK) {
     const av_partition *partition = &dataset->partition;
     made->seed = seed;
+    made->threads = threads;
     made->batch_size = batch_size;
     made->n_cells = split->n_train;
     made->n_steps = av_steps_per_epoch(split->n_train, batch_size);
@@ -175,6 +177,7 @@ static void shuffle_shard(av_sampler *sampler, int64_t v, uint32_t epoch) {
 }
 
 void av_sampler_begin(av_sampler *sampler, uint32_t epoch) {
+#pragma omp parallel for schedule(static) num_threads(sampler->threads)
   for (int64_t v = 0; v < sampler->n_own; ++v) {
     list_shard(sampler, v, sampler->own_start[v]);
     shuffle_shard(sampler, v, epoch);

@@ -225,7 +225,7 @@ av_status av_train(const av_trainer *trainer, av_history *history) {
   av_control c = {0};
   *history = (av_history){0};
   AV_TRY(av_sampler_create(&sampler, comm, trainer->dataset, trainer->split,
-                           trainer->config->train.batch_size, trainer->seed));
+                           trainer->config->train.batch_size, trainer->seed, be->threads));
   av_status status = be->ops->batch_create(be, trainer->data, av_sampler_max_rows(sampler), &batch);
   history->epochs = av_calloc((size_t)trainer->config->train.max_epochs, sizeof *history->epochs);
   if (status == AV_OK && history->epochs == NULL) {

@@ -55,7 +55,8 @@ static walker walker_of(const av_comm *over, const plan *p, uint64_t seed) {
   for (int64_t cell = 0; cell < p->n_cells; ++cell) {
     *(trains(p, cell) ? &w.split.n_train : &w.split.n_validation) += 1;
   }
-  assert_int_equal(av_sampler_create(&w.sampler, over, &w.dataset, &w.split, p->batch_size, seed),
+  assert_int_equal(av_sampler_create(&w.sampler, over, &w.dataset, &w.split, p->batch_size, seed,
+                                     over == &self ? 1 : 3),
                    AV_OK);
   return w;
 }
