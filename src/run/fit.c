@@ -216,6 +216,25 @@ static av_status infer(av_fitting *f) {
   return f->config->model.linear_decoder ? read_factors(f) : AV_OK;
 }
 
+static av_status mean_losses(const av_fitting *f, const av_trainer *trainer, int n_draws,
+                             av_result *result) {
+  av_evaluator cells = {0};
+  av_status status = av_evaluator_create(&cells, trainer, result->which);
+  result->n_cells = cells.n_cells;
+  av_vae_begin_inference(f->vae);
+  for (int s = 0; status == AV_OK && s < n_draws; ++s) {
+    const av_draw draw = {
+        .seed = trainer->seed, .epoch = (uint32_t)s, .purpose = AV_DRAW_POSTERIOR};
+    double losses[AV_LOSSES];
+    status = av_evaluate(&cells, draw, losses);
+    for (int i = 0; status == AV_OK && i < AV_LOSSES; ++i) {
+      result->losses[i] += losses[i] / n_draws;
+    }
+  }
+  av_evaluator_free(&cells);
+  return status;
+}
+
 /* With the run's seed, whatever the fit's: restarts are compared by the same draws, and by several
  * of them, for one draw a cell differs by about as much as restarts do. */
 static av_status evaluate(av_fitting *f) {
@@ -232,14 +251,8 @@ static av_status evaluate(av_fitting *f) {
   if (applied) {
     AV_TRY(av_saved_likelihood(f->comm, config, f->dataset, &result->known));
   }
-  av_vae_begin_inference(f->vae);
-  for (int s = 0; result->known && s < n_draws; ++s) {
-    const av_draw draw = {.seed = trainer.seed, .epoch = (uint32_t)s, .purpose = AV_DRAW_POSTERIOR};
-    double losses[AV_LOSSES];
-    AV_TRY(av_evaluate_split(&trainer, result->which, draw, losses, &result->n_cells));
-    for (int i = 0; i < AV_LOSSES; ++i) {
-      result->losses[i] += losses[i] / n_draws;
-    }
+  if (result->known) {
+    AV_TRY(mean_losses(f, &trainer, n_draws, result));
   }
   if (!applied && !all_finite(AV_LOSSES, result->losses)) {
     return av_fail(AV_NUMERIC,

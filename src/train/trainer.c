@@ -60,6 +60,15 @@ typedef struct progress {
   double losses[AV_LOSSES];
 } progress;
 
+/* What a run of training holds. */
+typedef struct training {
+  const av_trainer *trainer;
+  av_sampler *sampler;
+  av_batch *batch;
+  av_evaluator validation; /* where there are validation cells */
+  av_control control;
+} training;
+
 /* Adds what the device has summed since the last look; fails if it is not finite. */
 static av_status look(const av_trainer *trainer, progress *at) {
   double losses[AV_LOSSES];
@@ -81,28 +90,29 @@ static av_status look(const av_trainer *trainer, progress *at) {
 
 /* Number of cells of the next minibatch over all ranks, whose local part is selected; 0 after the
  * last. */
-static int64_t select_next(const av_trainer *trainer, av_sampler *sampler, av_batch *batch) {
+static int64_t select_next(const training *t) {
+  av_backend *be = t->trainer->be;
   const int64_t *rows = NULL;
   int64_t n_rows = 0;
   int64_t n_cells = 0;
-  if (!av_sampler_next(sampler, &rows, &n_rows, &n_cells)) {
+  if (!av_sampler_next(t->sampler, &rows, &n_rows, &n_cells)) {
     return 0;
   }
-  trainer->be->ops->batch_select(trainer->be, batch, n_rows, rows);
+  be->ops->batch_select(be, t->batch, n_rows, rows);
   return n_cells;
 }
 
-static av_status train_epoch(const av_trainer *trainer, av_sampler *sampler, av_batch *batch,
-                             progress *at) {
+static av_status train_epoch(const training *t, progress *at) {
+  const av_trainer *trainer = t->trainer;
   const av_config *config = trainer->config;
-  const int64_t total = av_sampler_cells(sampler);
+  const int64_t total = av_sampler_cells(t->sampler);
   const double clip = config->train.gradient_clip_val_given ? config->train.gradient_clip_val : 0.0;
   at->cells = 0;
   for (int i = 0; i < AV_LOSSES; ++i) {
     at->losses[i] = 0.0;
   }
-  av_sampler_begin(sampler, (uint32_t)at->epoch);
-  int64_t n_cells = select_next(trainer, sampler, batch);
+  av_sampler_begin(t->sampler, (uint32_t)at->epoch);
+  int64_t n_cells = select_next(t);
   while (n_cells > 0) {
     const av_draw draw = {
         .seed = trainer->seed, .epoch = (uint32_t)at->epoch, .purpose = AV_DRAW_LATENT};
@@ -115,10 +125,10 @@ static av_status train_epoch(const av_trainer *trainer, av_sampler *sampler, av_
                           .clip = clip,
                           .scale = 1.0 / (double)n_cells,
                           .step = at->step + 1};
-    av_vae_train_step(trainer->vae, batch, n_cells, draw, av_kl_weight(config, at->epoch, at->step),
-                      &adam);
+    av_vae_train_step(trainer->vae, t->batch, n_cells, draw,
+                      av_kl_weight(config, at->epoch, at->step), &adam);
     /* beside the gradients' exchange */
-    const int64_t n_next = select_next(trainer, sampler, batch);
+    const int64_t n_next = select_next(t);
     av_vae_update(trainer->vae, &adam);
     ++at->step;
     at->cells += n_cells;
@@ -142,12 +152,12 @@ static void add_traffic(av_traffic *sum, const av_traffic *before, const av_traf
   sum->waited += now->waited - before->waited;
 }
 
-static av_status validate(const av_trainer *trainer, int64_t epoch, av_epoch *line) {
+static av_status validate(const training *t, int64_t epoch, av_epoch *line) {
+  const av_trainer *trainer = t->trainer;
   double losses[AV_LOSSES];
-  int64_t n_cells = 0;
   const av_draw draw = {.seed = trainer->seed, .epoch = (uint32_t)epoch, .purpose = AV_DRAW_LATENT};
   av_vae_begin_inference(trainer->vae);
-  AV_TRY(av_evaluate_split(trainer, AV_SPLIT_VALIDATION, draw, losses, &n_cells));
+  AV_TRY(av_evaluate(&t->validation, draw, losses));
   line->reconstruction_loss_validation = losses[AV_LOSS_NLL];
   line->kl_local_validation = losses[AV_LOSS_KL_Z] + losses[AV_LOSS_KL_L];
   line->elbo_validation = line->reconstruction_loss_validation + line->kl_local_validation;
@@ -176,8 +186,8 @@ static void fill_line(const av_trainer *trainer, const progress *at, double seco
   line->train_loss = nll + line->kl_weight * kl_z + kl_l;
 }
 
-static av_status run_epochs(const av_trainer *trainer, av_sampler *sampler, av_batch *batch,
-                            av_control *c, av_history *history) {
+static av_status run_epochs(training *t, av_history *history) {
+  const av_trainer *trainer = t->trainer;
   const av_config *config = trainer->config;
   const int64_t n_epochs = config->train.max_epochs;
   const int64_t every =
@@ -189,7 +199,7 @@ static av_status run_epochs(const av_trainer *trainer, av_sampler *sampler, av_b
     const double start = av_clock();
     const av_traffic *counted = trainer->comm->traffic;
     const av_traffic before = counted == NULL ? (av_traffic){0} : *counted;
-    AV_TRY(train_epoch(trainer, sampler, batch, &at));
+    AV_TRY(train_epoch(t, &at));
     const double seconds = av_clock() - start;
     if (counted != NULL) {
       add_traffic(&history->traffic, &before, counted);
@@ -200,50 +210,59 @@ static av_status run_epochs(const av_trainer *trainer, av_sampler *sampler, av_b
     const bool validated = trainer->split->n_validation > 0 &&
                            ((at.epoch + 1) % every == 0 || at.epoch + 1 == n_epochs);
     if (validated) {
-      AV_TRY(validate(trainer, at.epoch, line));
+      AV_TRY(validate(t, at.epoch, line));
     }
     history->n_epochs = at.epoch + 1;
     if (trainer->observer.epoch != NULL) {
       trainer->observer.epoch(trainer->observer.context, at.epoch, line);
     }
-    AV_TRY(av_control_decide(c, trainer, at.epoch + 1, validated, line, &at.lr, &stop));
+    AV_TRY(av_control_decide(&t->control, trainer, at.epoch + 1, validated, line, &at.lr, &stop));
   }
   if (n_epochs == 0) {
     return AV_OK;
   }
-  AV_TRY(av_control_restore(c, trainer));
+  AV_TRY(av_control_restore(&t->control, trainer));
   return config->train.batch_norm_statistics == AV_STATISTICS_RECOMPUTED
              ? av_norm_statistics_recompute(trainer)
              : AV_OK;
 }
 
+/* What one rank needs by itself. */
+static av_status make_own(training *t, av_history *history) {
+  const av_trainer *trainer = t->trainer;
+  const int64_t n_epochs = trainer->config->train.max_epochs;
+  history->epochs = av_calloc((size_t)n_epochs, sizeof *history->epochs);
+  if (history->epochs == NULL) {
+    return av_fail(AV_NOMEM, "out of memory (history of %lld epochs)", (long long)n_epochs);
+  }
+  AV_TRY(trainer->be->ops->batch_create(trainer->be, trainer->data, av_sampler_max_rows(t->sampler),
+                                        &t->batch));
+  return av_control_create(trainer, &t->control);
+}
+
+static av_status make(training *t, av_history *history) {
+  const av_trainer *trainer = t->trainer;
+  AV_TRY(av_sampler_create(&t->sampler, trainer->comm, trainer->dataset, trainer->split,
+                           trainer->config->train.batch_size, trainer->seed, trainer->be->threads));
+  AV_TRY(av_agree(trainer->comm, make_own(t, history)));
+  return trainer->split->n_validation > 0
+             ? av_evaluator_create(&t->validation, trainer, AV_SPLIT_VALIDATION)
+             : AV_OK;
+}
+
 av_status av_train(const av_trainer *trainer, av_history *history) {
-  const av_comm *comm = trainer->comm;
-  av_backend *be = trainer->be;
-  av_sampler *sampler = NULL;
-  av_batch *batch = NULL;
-  av_control c = {0};
+  training t = {.trainer = trainer};
   *history = (av_history){0};
-  AV_TRY(av_sampler_create(&sampler, comm, trainer->dataset, trainer->split,
-                           trainer->config->train.batch_size, trainer->seed, be->threads));
-  av_status status = be->ops->batch_create(be, trainer->data, av_sampler_max_rows(sampler), &batch);
-  history->epochs = av_calloc((size_t)trainer->config->train.max_epochs, sizeof *history->epochs);
-  if (status == AV_OK && history->epochs == NULL) {
-    status = av_fail(AV_NOMEM, "out of memory (history of %lld epochs)",
-                     (long long)trainer->config->train.max_epochs);
-  }
+  av_status status = make(&t, history);
   if (status == AV_OK) {
-    status = av_control_create(trainer, &c);
+    if (trainer->config->train.update_only_decoder) {
+      av_vae_freeze_encoder(trainer->vae);
+    }
+    status = run_epochs(&t, history);
   }
-  status = av_agree(comm, status);
-  if (trainer->config->train.update_only_decoder) {
-    av_vae_freeze_encoder(trainer->vae);
-  }
-  if (status == AV_OK) {
-    status = run_epochs(trainer, sampler, batch, &c, history);
-  }
-  av_control_free(&c);
-  be->ops->batch_free(be, batch);
-  av_sampler_free(&sampler);
+  av_control_free(&t.control);
+  av_evaluator_free(&t.validation);
+  trainer->be->ops->batch_free(trainer->be, t.batch);
+  av_sampler_free(&t.sampler);
   return status;
 }
