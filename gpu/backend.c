@@ -31,6 +31,33 @@ const av_gpu_step *av_gpu_send_step(av_backend *be) {
   return gpu->on_device;
 }
 
+/* Graphs know the scratch by its address, and no rank may record one anew by itself (pass.h): where
+ * there are graphs, scratch that has become too small stays. */
+struct av_gpu_outgrown {
+  void *work;
+  struct av_gpu_outgrown *before;
+};
+
+static av_status outgrow(av_gpu *gpu) {
+  if (!gpu->recorded) {
+    return AV_CUDA(cudaFree(gpu->work));
+  }
+  struct av_gpu_outgrown *made = av_calloc(1, sizeof *made);
+  AV_TRY_ALLOC(made);
+  *made = (struct av_gpu_outgrown){.work = gpu->work, .before = gpu->outgrown};
+  gpu->outgrown = made;
+  return AV_OK;
+}
+
+static void free_outgrown(struct av_gpu_outgrown *last) {
+  while (last != NULL) {
+    struct av_gpu_outgrown *const before = last->before;
+    (void)cudaFree(last->work);
+    free(last);
+    last = before;
+  }
+}
+
 void *av_gpu_work(av_backend *be, size_t bytes) {
   av_gpu *gpu = av_gpu_of(be);
   if (bytes > gpu->work_bytes) {
@@ -38,7 +65,7 @@ void *av_gpu_work(av_backend *be, size_t bytes) {
       av_gpu_must(be, AV_FAIL_BUG("an operation needs more scratch than when its pass was made"));
     }
     av_gpu_must(be, av_gpu_wait(be, "an operation's scratch"));
-    AV_GPU_MUST(be, cudaFree(gpu->work));
+    av_gpu_must(be, outgrow(gpu));
     gpu->work_bytes = bytes + bytes / 4;
     AV_GPU_MUST(be, cudaMalloc(&gpu->work, gpu->work_bytes));
   }
@@ -75,6 +102,7 @@ static void gpu_close(av_backend *be) {
   }
   (void)cudaFree(gpu->blas_work);
   (void)cudaFree(gpu->work);
+  free_outgrown(gpu->outgrown);
   (void)cudaFree(gpu->on_device);
   if (gpu->stream != NULL) {
     (void)cudaStreamDestroy(gpu->stream);

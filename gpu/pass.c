@@ -9,7 +9,6 @@ struct av_gpu_graph {
   const void *owner; /* whose passes they are */
   int64_t queued;    /* passes that were queued kernel by kernel */
   cudaGraphExec_t ready;
-  void *work; /* the backend's scratch, as `ready` knows it */
 };
 
 /* --- graphs of a batch ---------------------------------------------------------------------- */
@@ -62,9 +61,6 @@ void av_gpu_pass_begin(av_backend *be, const av_batch *batch, av_pass_kind kind,
     forget(graph);
     *graph = (struct av_gpu_graph){.owner = owner};
   }
-  if (graph->work != gpu->work) {
-    forget(graph);
-  }
   if (graph->ready != NULL) {
     gpu->mode = AV_GPU_PLAYS;
   } else if (graph->queued > 0) {
@@ -83,6 +79,7 @@ static void finish_recording(av_backend *be) {
   AV_GPU_MUST(be, cudaStreamEndCapture(gpu->stream, &recorded));
   AV_GPU_MUST(be, cudaGraphInstantiate(&gpu->graph->ready, recorded, 0));
   AV_GPU_MUST(be, cudaGraphDestroy(recorded));
+  gpu->recorded = true;
 }
 
 void av_gpu_pass_end(av_backend *be) {
@@ -92,9 +89,6 @@ void av_gpu_pass_end(av_backend *be) {
   }
   if (gpu->mode != AV_GPU_QUEUES) {
     AV_GPU_MUST(be, cudaGraphLaunch(gpu->graph->ready, gpu->stream));
-  }
-  if (gpu->graph != NULL) {
-    gpu->graph->work = gpu->work;
   }
   gpu->mode = AV_GPU_QUEUES;
   gpu->graph = NULL;

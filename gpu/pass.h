@@ -9,7 +9,9 @@
  *
  * What differs from pass to pass is read on the device: av_gpu_step, sent before the graph, and the
  * minibatch's rows, at an address that stays. All other arguments are the graph's, as backend.h
- * demands of a pass. A graph is made anew if the backend's scratch has moved since.
+ * demands of a pass, and the scratch, which stays where it is while there are graphs. For NCCL an
+ * operation is recorded by all ranks or by none, and each plays what all have recorded together:
+ * so nothing that one rank alone knows of decides whether a pass is queued, recorded or played.
  *
  * The operations are called in every pass, also when nothing is left to queue: so the model knows
  * nothing of graphs, and sums over ranks are counted as ever. */

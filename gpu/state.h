@@ -33,6 +33,8 @@ typedef struct av_gpu {
   av_gpu_step *on_device;
   void *work; /* scratch of one operation at a time */
   size_t work_bytes;
+  struct av_gpu_outgrown *outgrown; /* scratch of before, which graphs still use */
+  bool recorded;                    /* there have been graphs */
   av_gpu_mode mode;
   struct av_gpu_graph *graph; /* of the pass that is open; NULL: none is, or it is not kept */
   struct av_batch *selected;  /* in an open pass, for the next one */
