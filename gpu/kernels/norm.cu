@@ -271,7 +271,7 @@ static cudaError_t run_sums(cudaStream_t stream, const av_gpu_rows &rows, const 
                             const av_gpu_step *step, const av_gpu_norm_arrays &arrays,
                             double *partial, double *sums, float *dgamma, float *dbeta) {
   const int slabs = (int)av_gpu_norm_slabs(rows.max_rows);
-  const int slab = slabs == 1 ? AV_GPU_NORM_ONE_SLAB : AV_GPU_NORM_SLAB;
+  const int slab = (int)av_gpu_norm_slab_rows(rows.max_rows);
   double *const to = slabs == 1 ? NULL : partial;
   const dim3 grid(av_blocks(norm.n, SUM_COLUMNS), (unsigned)slabs);
   if (aligned(norm.n, arrays.x, arrays.y, arrays.dy, NULL)) {

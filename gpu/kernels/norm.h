@@ -6,7 +6,8 @@
  * 4,096 x 256 are 4 MB, or 12 MB on the way back, and conversions of 0.3 to 0.6 us. A block takes
  * 32 columns, 8 threads of 16 bytes to a row where rows are aligned. Up to AV_GPU_NORM_ONE_SLAB
  * rows it takes all of them, in one launch: a second launch would cost more than 4 rounds of loads.
- * Beyond, blocks take slabs of AV_GPU_NORM_SLAB rows (4,096 x 256: 128 blocks; 16,384: 512), and a
+ * Beyond, blocks take slabs of AV_GPU_NORM_SLAB rows (4,096 x 256: 128 blocks; 16,384: 512), or of
+ * more, so that there are at most AV_GPU_NORM_SLABS to add and a grid has room for them, and a
  * second launch adds the slabs. A counter that lets the last block add them would save a part of
  * that launch, but is a state that outlives the kernel. Everything is added in an order given by
  * the numbers of rows and columns.
@@ -30,7 +31,12 @@
 #include <cuda_runtime_api.h>
 #include <stddef.h>
 
-enum { AV_GPU_NORM_ONE_SLAB = 512, AV_GPU_NORM_SLAB = 256, AV_GPU_NORM_BLOCKS = 4 * 132 };
+enum {
+  AV_GPU_NORM_ONE_SLAB = 512,
+  AV_GPU_NORM_SLAB = 256,
+  AV_GPU_NORM_SLABS = 1024,
+  AV_GPU_NORM_BLOCKS = 4 * 132
+};
 
 /* av_norm, less what differs from step to step. */
 typedef struct av_gpu_norm {
@@ -55,9 +61,15 @@ typedef struct av_gpu_norm_arrays {
   const float *dy;       /* (B, n) */
 } av_gpu_norm_arrays;
 
+/* Rows of a slab, and their number. */
+static inline int64_t av_gpu_norm_slab_rows(int64_t max_rows) {
+  const int64_t least = max_rows <= AV_GPU_NORM_ONE_SLAB ? AV_GPU_NORM_ONE_SLAB : AV_GPU_NORM_SLAB;
+  const int64_t rows = (max_rows + AV_GPU_NORM_SLABS - 1) / AV_GPU_NORM_SLABS;
+  return rows > least ? rows : least;
+}
 static inline int64_t av_gpu_norm_slabs(int64_t max_rows) {
-  return max_rows <= AV_GPU_NORM_ONE_SLAB ? 1
-                                          : (max_rows + AV_GPU_NORM_SLAB - 1) / AV_GPU_NORM_SLAB;
+  const int64_t rows = av_gpu_norm_slab_rows(max_rows);
+  return max_rows <= rows ? 1 : (max_rows + rows - 1) / rows;
 }
 /* Bytes of `partial`, scratch of moments and norm_sums: 0 where one slab is all. */
 static inline size_t av_gpu_norm_partial_bytes(int64_t max_rows, int64_t n) {

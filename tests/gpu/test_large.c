@@ -5,6 +5,7 @@
 #include "backend/latent.h"
 #include "backend/tested.h"
 #include "base/memory.h"
+#include "kernels/norm.h"
 #include "math/rng.h"
 
 #include <math.h>
@@ -246,11 +247,22 @@ static void large(void **state) {
       200);
 }
 
+/* Minibatches too large to run here: a grid has at most 65,535 blocks that way. */
+static void slabs_fit_a_grid(void **state) {
+  (void)state;
+  for (int64_t rows = 1; rows <= INT64_C(1) << 30; rows += rows / 3 + 1) {
+    const int64_t slabs = av_gpu_norm_slabs(rows);
+    assert_in_range(slabs, 1, 65535);
+    assert_true(slabs * av_gpu_norm_slab_rows(rows) >= rows);
+    assert_true((slabs - 1) * av_gpu_norm_slab_rows(rows) < rows);
+  }
+}
+
 int main(int argc, char **argv) {
   if (MPI_Init(&argc, &argv) != MPI_SUCCESS) {
     return 1;
   }
-  const struct CMUnitTest tests[] = {cmocka_unit_test(large)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(large), cmocka_unit_test(slabs_fit_a_grid)};
   const int failed = cmocka_run_group_tests(tests, NULL, NULL);
   MPI_Finalize();
   return failed;
