@@ -533,8 +533,8 @@ static __global__ void fold_genes(av_gpu_fold_shape shape, av_gpu_fold_arrays fo
 
 /* Wide: a (D, G), a thread for ROWS rows of a gene. */
 static __global__ void scale_rows(av_gpu_fold_shape shape, av_gpu_fold_arrays fold) {
-  const int64_t g = (int64_t)blockIdx.x * THREADS + thread_of();
-  const int first = (int)blockIdx.y * ROWS;
+  const int64_t g = (int64_t)blockIdx.y * THREADS + thread_of();
+  const int first = (int)blockIdx.x * ROWS; /* x: categories may be millions */
   const int width = width_of(shape);
   if (g >= shape.n_genes) {
     return;
@@ -778,8 +778,8 @@ cudaError_t av_gpu_run_fold(cudaStream_t stream, const av_gpu_fold_shape *shape,
   AV_LAUNCH(fold_genes, av_blocks(shape->n_genes, AV_WARP), THREADS,
             step == NULL ? 0 : shared_of(shape), stream, *shape, *fold, stats, step, *work, wide);
   if (wide) {
-    const dim3 grid(av_blocks(shape->n_genes, THREADS),
-                    av_blocks(shape->n_in + shape->n_onehot, ROWS));
+    const dim3 grid(av_blocks(shape->n_in + shape->n_onehot, ROWS),
+                    av_blocks(shape->n_genes, THREADS));
     AV_LAUNCH(scale_rows, grid, THREADS, 0, stream, *shape, *fold);
   }
   return cudaGetLastError();

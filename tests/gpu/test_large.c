@@ -247,6 +247,46 @@ static void large(void **state) {
       200);
 }
 
+/* A decoder folded after training, with a row of weights for each of half a million categories. */
+static void many_categories(void **state) {
+  (void)state;
+  enum { MANY = 65536 * 8 }; /* a block has 8 rows, and a grid 65,535 blocks all ways but one */
+  av_twin twin;
+  source from = {.item = 900};
+  int64_t first[] = {0, MANY};
+  av_design design = {.n_factors = 1, .first = first, .n_onehot = MANY};
+  const twin_shape shape = {
+      .cells = 9, .genes = 3, .batches = 1, .rows = 3, .filled = 2, .threads = 1};
+  twin_open(&twin, &shape);
+  av_pair w = pair_normals(&twin, AV_REAL, 1 + MANY, &from, 0, 1);
+  av_pair scale = pair_normals(&twin, AV_REAL, 2, &from, 3, 0.1); /* gamma, beta */
+  av_pair running = pair_normals(&twin, AV_REAL, 2, &from, 3, 0.1);
+  av_pair a = pair_zeros(&twin, AV_REAL, 1 + MANY);
+  av_pair c = pair_zeros(&twin, AV_REAL, 2); /* and inv_sigma */
+  for (int t = 0; t < TWINS; ++t) {
+    const av_fold fold = {.design = &design,
+                          .n_genes = 1,
+                          .n_in = 1,
+                          .n_onehot = MANY,
+                          .w = w.at[t],
+                          .gamma = scale.at[t],
+                          .beta = av_backend_at(&twin.be[t], AV_REAL, scale.at[t], 1),
+                          .running = running.at[t],
+                          .a = a.at[t],
+                          .c = c.at[t],
+                          .inv_sigma = av_backend_at(&twin.be[t], AV_REAL, c.at[t], 1)};
+    twin.be[t].ops->fold(&twin.be[t], &fold, NULL);
+  }
+  same("a", &a, TOLERANCE);
+  same_part("a of the last category", &a, MANY, 1, TOLERANCE);
+  same("c and inv_sigma", &c, TOLERANCE);
+  av_pair *all[] = {&w, &scale, &running, &a, &c};
+  for (size_t i = 0; i < sizeof all / sizeof *all; ++i) {
+    pair_free(all[i]);
+  }
+  twin_close(&twin);
+}
+
 /* Minibatches too large to run here: a grid has at most 65,535 blocks that way. */
 static void slabs_fit_a_grid(void **state) {
   (void)state;
@@ -262,7 +302,8 @@ int main(int argc, char **argv) {
   if (MPI_Init(&argc, &argv) != MPI_SUCCESS) {
     return 1;
   }
-  const struct CMUnitTest tests[] = {cmocka_unit_test(large), cmocka_unit_test(slabs_fit_a_grid)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(large), cmocka_unit_test(many_categories),
+                                     cmocka_unit_test(slabs_fit_a_grid)};
   const int failed = cmocka_run_group_tests(tests, NULL, NULL);
   MPI_Finalize();
   return failed;
