@@ -699,8 +699,8 @@ static __global__ void correct_cells(av_gpu_rows rows, av_gpu_fold_shape shape, 
                                      const double *common, const float *x, float *dx) {
   AV_SHARED_ARRAY(double, same); /* (k) */
   const int k = shape.n_in;
-  const int elements = av_n_rows(rows) * k;
-  const int at = (int)blockIdx.x * THREADS + thread_of();
+  const int64_t elements = (int64_t)av_n_rows(rows) * k;
+  const int64_t at = (int64_t)blockIdx.x * THREADS + thread_of();
   if (at - thread_of() >= elements) {
     return; /* the whole block */
   }
@@ -718,8 +718,8 @@ static __global__ void correct_cells(av_gpu_rows rows, av_gpu_fold_shape shape, 
   }
   __syncthreads();
   if (at < elements) {
-    const int i = at / k;
-    const int a = at % k;
+    const int i = (int)(at / k);
+    const int a = (int)(at % k);
     const double *m = back + k + (int64_t)a * width_of(shape);
     const float *cell = x + (int64_t)i * k;
     double correction = same[a];
