@@ -188,14 +188,18 @@ void av_gpu_allreduce(av_backend *be, av_kind kind, void *array, int64_t n) {
   av_traffic_add(be->comm, av_traffic_sum(be->comm, n, av_gpu_element(&all)), began);
 }
 
+/* Nothing is no operation, which a graph would keep. */
+static av_status zero(void *at, size_t bytes, cudaStream_t stream) {
+  return bytes == 0 ? AV_OK : AV_CUDA(cudaMemsetAsync(at, 0, bytes, stream));
+}
+
 /* On `stream`. */
 static av_status zero_others(const av_backend *be, const av_gpu_array *array, cudaStream_t stream) {
   const size_t element = av_gpu_element(array);
   const size_t first = (size_t)array->first[be->comm->rank];
   const size_t end = (size_t)array->first[be->comm->rank + 1];
-  AV_TRY(AV_CUDA(cudaMemsetAsync(array->at, 0, first * element, stream)));
-  return AV_CUDA(cudaMemsetAsync((char *)array->at + end * element, 0,
-                                 ((size_t)array->n - end) * element, stream));
+  AV_TRY(zero(array->at, first * element, stream));
+  return zero((char *)array->at + end * element, ((size_t)array->n - end) * element, stream);
 }
 
 static av_status begin_beside(const av_backend *be, struct av_gpu_ranks *ranks,
