@@ -118,7 +118,7 @@ static av_status make_own(const av_backend *be, struct av_gpu_ranks *ranks) {
   return AV_CUDA(cudaEventCreateWithFlags(&ranks->summed, cudaEventDisableTiming));
 }
 
-av_status av_gpu_ranks_open_timed(av_backend *be, double timeout, struct av_gpu_ranks **ranks) {
+av_status av_gpu_ranks_open(av_backend *be, struct av_gpu_ranks **ranks) {
   *ranks = NULL;
   if (be->comm->size == 1) {
     return AV_OK;
@@ -127,7 +127,7 @@ av_status av_gpu_ranks_open_timed(av_backend *be, double timeout, struct av_gpu_
   av_status status = made != NULL ? make_own(be, made) : av_fail(AV_NOMEM, "out of memory (ranks)");
   status = av_agree(be->comm, status);
   if (status == AV_OK && !be->sums_by_mpi) {
-    status = av_gpu_nccl_open(be->comm, timeout, &made->nccl);
+    status = av_gpu_nccl_open(be->comm, be->gpu_timeout, &made->nccl);
   }
   if (status == AV_OK) {
     *ranks = made;
@@ -135,10 +135,6 @@ av_status av_gpu_ranks_open_timed(av_backend *be, double timeout, struct av_gpu_
     free_own(made);
   }
   return status;
-}
-
-av_status av_gpu_ranks_open(av_backend *be, struct av_gpu_ranks **ranks) {
-  return av_gpu_ranks_open_timed(be, AV_GPU_TIMEOUT, ranks);
 }
 
 void av_gpu_ranks_close(av_backend *be, struct av_gpu_ranks *ranks) {

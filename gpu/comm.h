@@ -8,11 +8,11 @@
  * One rank alone has neither: its operations do nothing.
  *
  * Nothing hangs for ever through NCCL: whoever waits asks NCCL for errors meanwhile, and gives up
- * after a time-out. Both end the run, on every rank. Where CUDA itself waits nobody can ask:
- * av_gpu_wait comes before cudaFree, before cudaStreamSynchronize and the like, and before a copy
- * to memory that is not pinned. A host that runs ahead of a GPU that stands still would end up
- * inside a launch (CUDA queues about a thousand): who queues whole steps waits, by
- * av_gpu_wait_event, for one of some steps before. A rank that dies takes the run down through
+ * after be->gpu_timeout seconds (0: never). Both end the run, on every rank. Where CUDA itself
+ * waits nobody can ask: av_gpu_wait comes before cudaFree, before cudaStreamSynchronize and the
+ * like, and before a copy to memory that is not pinned. A host that runs ahead of a GPU that stands
+ * still would end up inside a launch (CUDA queues about a thousand): who queues whole steps waits,
+ * by av_gpu_wait_event, for one of some steps before. A rank that dies takes the run down through
  * mpirun; one that hangs while the others are in MPI is waited for, as on CPUs.
  *
  * comm->traffic: operations and bytes are counted as by the cpu backend. Seconds are the host's: of
@@ -27,14 +27,10 @@
 
 struct av_gpu_ranks;
 
-/* Seconds: other ranks may be late by an epoch's evaluation or a checkpoint, not by more. */
-#define AV_GPU_TIMEOUT 300.0
-
-/* After the device and av_gpu.stream are there; be->sums_by_mpi chooses. *ranks is NULL for a rank
- * alone. All ranks get the same status, or the run ends. Collective. */
+/* After the device and av_gpu.stream are there; be->sums_by_mpi chooses, and be->gpu_timeout is
+ * the time-out. *ranks is NULL for a rank alone. All ranks get the same status, or the run ends.
+ * Collective. */
 av_status av_gpu_ranks_open(av_backend *be, struct av_gpu_ranks **ranks);
-/* The same with another time-out (seconds; 0 or less: none). */
-av_status av_gpu_ranks_open_timed(av_backend *be, double timeout, struct av_gpu_ranks **ranks);
 /* Waits a little for what is queued. NULL is nothing to free. Collective. */
 void av_gpu_ranks_close(av_backend *be, struct av_gpu_ranks *ranks);
 

@@ -50,8 +50,8 @@ static void last_message(const av_gpu_nccl *nccl, char *text, size_t size) {
 
 static av_status late(const av_gpu_nccl *nccl, const char *phase) {
   return av_fail(AV_IOERR,
-                 "rank %d, %s: NCCL has waited %g s for the other GPUs; a rank, its GPU or the "
-                 "network between them hangs",
+                 "rank %d, %s: NCCL has waited %g s ([runtime] gpu_timeout) for the other GPUs; a "
+                 "rank, its GPU or the network between them hangs, or is late",
                  nccl->comm->rank, phase, nccl->timeout);
 }
 

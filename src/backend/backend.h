@@ -320,9 +320,10 @@ struct av_backend {
   const av_comm *comm;
   int threads;
   bool strict;   /* order-free sums */
-  int precision; /* as av_backend_options has it, like the next */
+  int precision; /* as av_backend_options has it, like the next three */
   bool sums_by_mpi;
   bool keeps_passes;
+  double gpu_timeout;
   size_t bytes[AV_KINDS]; /* of one element of each kind; set by open, as is the next */
   bool queues;            /* operations return before they are done; who reads waits for all */
   void *state;            /* the backend's own */
@@ -335,10 +336,11 @@ av_status av_backend_available(int choice);
 typedef struct av_backend_options {
   int choice; /* AV_BACKEND_* of config.h; auto = cpu */
   int threads;
-  bool strict;       /* order-free sums (cpu); fixed orders (cuda has them always) */
-  int precision;     /* cuda: AV_PRECISION_* of config.h, of dense products */
-  bool sums_by_mpi;  /* cuda: sums over ranks through host memory and MPI, not NCCL */
-  bool keeps_passes; /* cuda: passes that come again are kept as CUDA graphs */
+  bool strict;        /* order-free sums (cpu); fixed orders (cuda has them always) */
+  int precision;      /* cuda: AV_PRECISION_* of config.h, of dense products */
+  bool sums_by_mpi;   /* cuda: sums over ranks through host memory and MPI, not NCCL */
+  bool keeps_passes;  /* cuda: passes that come again are kept as CUDA graphs */
+  double gpu_timeout; /* cuda: seconds to wait for other ranks through NCCL; 0: for ever */
 } av_backend_options;
 
 /* Opens the backend that is asked for. One that is not in this build or has no device:

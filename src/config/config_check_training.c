@@ -1,6 +1,8 @@
 /* Checks between the keys of [train], and of [runtime]: split, warm-up, stopping, restarts. */
 #include "config/config_check.h"
 
+#include <stdlib.h>
+
 static void check_split(av_checker *c) {
   const av_config *config = c->config;
   const av_amount *train = &config->train.train_size;
@@ -152,6 +154,11 @@ static void check_runtime(av_checker *c) {
   if (!cuda && !config->runtime.cuda_graphs) {
     av_check_fault(c, AV_AT_runtime_cuda_graphs, "no needs backend = cuda");
   }
+  const av_config_key *timeout = &av_config_keys[AV_AT_runtime_gpu_timeout];
+  av_check_needs_switch(c, AV_AT_runtime_gpu_timeout,
+                        (cuda && config->runtime.gpu_sums == AV_GPU_SUMS_NCCL) ||
+                            config->runtime.gpu_timeout == strtod(timeout->default_value, NULL),
+                        "backend = cuda and gpu_sums = nccl");
 }
 
 void av_check_training(av_checker *c) {

@@ -73,7 +73,8 @@ static av_status open_backend(run *r) {
       .strict = config->runtime.reproducible == AV_REPRODUCIBLE_STRICT,
       .precision = config->runtime.precision,
       .sums_by_mpi = config->runtime.gpu_sums == AV_GPU_SUMS_MPI,
-      .keeps_passes = config->runtime.cuda_graphs};
+      .keeps_passes = config->runtime.cuda_graphs,
+      .gpu_timeout = config->runtime.gpu_timeout};
   AV_TRY(av_backend_open(&r->be, &options, r->comm));
   char build[AV_BUILD_TEXT];
   av_build_text(build);

@@ -148,6 +148,17 @@ static void features(void **state) {
   expect_clash_after_files("[runtime]\nbackend = reference\nreproducible = strict\n",
                            "run.ini:7: [runtime] reproducible: strict needs backend = cpu; the "
                            "reference backend, given on line 6, offers off and run");
+  resolve_ok(&c, "[runtime]\nbackend = cuda\ngpu_timeout = 60\n");
+  assert_true(c.runtime.gpu_timeout == 60);
+  av_config_free(&c);
+  resolve_ok(&c, "[runtime]\nbackend = cpu\ngpu_timeout = 300 ; default\n");
+  av_config_free(&c);
+  static const char no_nccl[] =
+      "run.ini:7: [runtime] gpu_timeout: has no effect without backend = cuda and gpu_sums = nccl; "
+      "add it, or remove this key";
+  expect_clash_after_files("[runtime]\nbackend = cpu\ngpu_timeout = 60\n", no_nccl);
+  expect_clash_after_files("[runtime]\nbackend = cuda\ngpu_timeout = 60\ngpu_sums = mpi\n",
+                           no_nccl);
   expect_clash_after_files("loadings = yes\n",
                            "run.ini:5: [output] loadings: only a linear decoder has loadings; say "
                            "linear_decoder = yes, or remove this key");

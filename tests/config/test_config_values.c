@@ -200,6 +200,33 @@ static void amounts(void **state) {
                 "and at most 1.0");
 }
 
+static void seconds(void **state) {
+  (void)state;
+  static const struct {
+    const char *text;
+    double seconds;
+  } good[] = {{"", 300},
+              {"gpu_timeout = 0\n", 0},
+              {"gpu_timeout = 0.5\n", 0.5},
+              {"gpu_timeout = 1e6\n", 1e6}};
+  for (size_t i = 0; i < sizeof good / sizeof *good; ++i) {
+    char ini[64];
+    av_config c;
+    snprintf(ini, sizeof ini, "[runtime]\n%s", good[i].text);
+    parse_ok(&c, ini);
+    assert_true(c.runtime.gpu_timeout == good[i].seconds);
+    av_config_free(&c);
+  }
+  expect_faults("[runtime]\ngpu_timeout = -1\n",
+                "run.ini:2: [runtime] gpu_timeout: -1 is out of range; it must be from 0 to "
+                "1000000");
+  expect_faults("[runtime]\ngpu_timeout = 1000001\n",
+                "run.ini:2: [runtime] gpu_timeout: 1000001 is out of range; it must be from 0 to "
+                "1000000");
+  expect_faults("[runtime]\ngpu_timeout = 5min\n",
+                "run.ini:2: [runtime] gpu_timeout: \"5min\" is not a number");
+}
+
 static void empty_values(void **state) {
   (void)state;
   av_config c;
@@ -236,7 +263,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(defaults), cmocka_unit_test(values),       cmocka_unit_test(booleans),
       cmocka_unit_test(numbers),  cmocka_unit_test(choices),      cmocka_unit_test(amounts),
-      cmocka_unit_test(alias),    cmocka_unit_test(empty_values),
+      cmocka_unit_test(alias),    cmocka_unit_test(empty_values), cmocka_unit_test(seconds),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -44,7 +44,7 @@ const size_t SHUT_BYTES = 8192;
 std::map<uintptr_t, Block> &blocks = *new std::map<uintptr_t, Block>;
 size_t used_bytes;
 size_t total_bytes = static_cast<size_t>(4) << 30;
-int devices = 1;
+int devices = getenv("AV_EMULATED_DEVICES") != NULL ? atoi(getenv("AV_EMULATED_DEVICES")) : 1;
 int most_shared;
 cudaError_t last_error = cudaSuccess;
 uint64_t tickets;
@@ -400,7 +400,7 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int dev
 }
 cudaError_t cudaDeviceGetPCIBusId(char *text, int length, int device) {
   AV_TRY_CUDA(cudaSetDevice(device));
-  snprintf(text, static_cast<size_t>(length), "0000:00:00.0");
+  snprintf(text, static_cast<size_t>(length), "0000:%02x:00.0", static_cast<unsigned>(device));
   return cudaSuccess;
 }
 cudaError_t cudaDeviceSynchronize(void) {

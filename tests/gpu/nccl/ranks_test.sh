@@ -28,7 +28,7 @@ check() {
   done
 }
 
-timed='NCCL has waited 1 s for the other GPUs; a rank, its GPU or the network between them hangs$'
+timed='NCCL has waited 1 s \(\[runtime\] gpu_timeout\) for the other GPUs; a rank, its GPU or the network between them hangs, or is late$'
 check none 0 10 '^$'
 check absent 74 15 "^atlasvi: error: rank [0-9]+, starting NCCL: $timed"
 check start 74 10 '^atlasvi: error: rank R, starting NCCL: NCCL: unhandled system error \('

@@ -8,7 +8,7 @@
 typedef struct av_standin {
   int polls;           /* a call is through only when it has been asked for as often */
   bool no_id;          /* ncclGetUniqueId fails */
-  bool absent;         /* this rank never joins the communicator */
+  bool absent;         /* this rank never joins the communicator; also that of AV_STANDIN_ABSENT */
   ncclResult_t start;  /* what joining ends with on this rank */
   int fail_at;         /* the operation that fails on this rank, from 1; 0: none ... */
   ncclResult_t error;  /* ... and how */
