@@ -165,6 +165,14 @@ static int64_t own_bytes(const av_backend *be, const av_gpu_array *array) {
 /* What follows is in the graph that is played: it is counted alone. */
 static bool is_played(const av_backend *be) { return av_gpu_of(be)->mode == AV_GPU_PLAYS; }
 
+/* An operation that NCCL has been given since `began`. */
+static void count_queued(const av_backend *be, int64_t bytes, double began) {
+  av_traffic_add(be->comm, bytes, began);
+  if (be->comm->traffic != NULL) {
+    be->comm->traffic->queued = true;
+  }
+}
+
 static bool nothing_to_do(const av_backend *be, int64_t n) { return be->comm->size == 1 || n == 0; }
 
 void av_gpu_allreduce(av_backend *be, av_kind kind, void *array, int64_t n) {
@@ -181,7 +189,7 @@ void av_gpu_allreduce(av_backend *be, av_kind kind, void *array, int64_t n) {
   if (!is_played(be)) {
     must(be, av_gpu_nccl_sum(ranks->nccl, &all, av_gpu_of(be)->stream, "sum over ranks"));
   }
-  av_traffic_add(be->comm, av_traffic_sum(be->comm, n, av_gpu_element(&all)), began);
+  count_queued(be, av_traffic_sum(be->comm, n, av_gpu_element(&all)), began);
 }
 
 /* Nothing is no operation, which a graph would keep. */
@@ -223,7 +231,7 @@ void av_gpu_share_begin(av_backend *be, av_kind kind, void *array, int64_t n) {
     ++ranks->pending;
   }
   const int64_t bytes = n * (int64_t)av_gpu_element(&all);
-  av_traffic_add(be->comm, bytes - own_bytes(be, &all), began);
+  count_queued(be, bytes - own_bytes(be, &all), began);
 }
 
 /* The main stream waits; through MPI the sums are there. */
@@ -252,5 +260,5 @@ void av_gpu_share_gather(av_backend *be, av_kind kind, void *array, int64_t n) {
     must(be,
          av_gpu_nccl_gather(ranks->nccl, &all, av_gpu_of(be)->stream, "exchange of parameters"));
   }
-  av_traffic_add(be->comm, (be->comm->size - 1) * own_bytes(be, &all), began);
+  count_queued(be, (be->comm->size - 1) * own_bytes(be, &all), began);
 }

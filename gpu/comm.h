@@ -15,9 +15,10 @@
  * by av_gpu_wait_event, for one of some steps before. A rank that dies takes the run down through
  * mpirun; one that hangs while the others are in MPI is waited for, as on CPUs.
  *
- * comm->traffic: operations and bytes are counted as by the cpu backend. Seconds are the host's: of
- * queueing through NCCL (what the GPU takes, and how much of it beside kernels, only its clock
- * knows: `ahead` and `waited` stay 0), of the whole operation through MPI. */
+ * comm->traffic: operations and bytes are counted as by the cpu backend. Through MPI seconds are
+ * those of the whole operation. Through NCCL they are the host's of queueing (none where a graph is
+ * played), and `queued` says so: what the GPU takes, and how much of it beside kernels, only its
+ * clock knows. */
 #ifndef AV_GPU_COMM_H
 #define AV_GPU_COMM_H
 

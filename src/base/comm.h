@@ -23,6 +23,8 @@ typedef struct av_traffic {
   double seconds; /* spent in them, the others' lateness included */
   double ahead;   /* of sums that run beside computation: seconds from start until needed */
   double waited;  /* and seconds of waiting for them then */
+  bool queued; /* some were only queued here, for a GPU: of those `seconds` has the queueing alone,
+                  `ahead` and `waited` nothing */
 } av_traffic;
 
 typedef struct av_comm {

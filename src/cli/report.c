@@ -356,13 +356,20 @@ typedef struct av_step_traffic {
   av_spread operations, bytes, seconds, ahead, waited;
 } av_step_traffic;
 
-static void print_communication(const av_step_traffic *step, double seconds, FILE *out) {
+static void print_communication(const av_step_traffic *step, double seconds, bool queued,
+                                FILE *out) {
   av_figure a;
   av_figure b;
   const double under_way = step->ahead.mean + step->waited.mean;
   fprintf(out, "\nCommunication, a step of training and rank\n");
   fact(out, "operations", "%.2f collective ones; at least %s to send", step->operations.mean,
        av_bytes_text(&a, step->bytes.mean));
+  if (queued) {
+    fact(out, "queueing", "%.3g ms of the host; what the GPUs take is not measured",
+         1e3 * step->seconds.mean);
+    fflush(out);
+    return;
+  }
   fact(out, "seconds", "%.3g ms of %.3g (%s); least %.3g, most %.3g ms", 1e3 * step->seconds.mean,
        1e3 * seconds, share_text(&b, step->seconds.mean, seconds), 1e3 * step->seconds.min,
        1e3 * step->seconds.max);
@@ -389,14 +396,16 @@ av_status av_report_communication(const av_comm *comm, int64_t n_steps, double s
     return AV_OK;
   }
   if (comm->size > 1) {
-    print_communication(&step, seconds / steps, out);
+    print_communication(&step, seconds / steps, traffic->queued, out);
   }
   av_log_event("communication", "ranks", "i", (int64_t)comm->size, "steps", "i", n_steps,
                "step_seconds", "d", seconds / steps, "operations", "d", step.operations.mean,
                "bytes_min", "d", step.bytes.min, "bytes_mean", "d", step.bytes.mean, "bytes_max",
                "d", step.bytes.max, "seconds_min", "d", step.seconds.min, "seconds_mean", "d",
-               step.seconds.mean, "seconds_max", "d", step.seconds.max, "ahead_seconds", "d",
-               step.ahead.mean, "waited_seconds", "d", step.waited.mean, NULL);
+               step.seconds.mean, "seconds_max", "d", step.seconds.max, "timed", "s",
+               traffic->queued ? "queueing" : "operations", "ahead_seconds", "d",
+               traffic->queued ? NAN : step.ahead.mean, "waited_seconds", "d",
+               traffic->queued ? NAN : step.waited.mean, NULL);
   return AV_OK;
 }
 

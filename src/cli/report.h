@@ -57,7 +57,8 @@ av_status av_report_outputs(const av_comm *comm, int n, const av_output_file *fi
 
 /* What the ranks have told each other in n_steps steps of training that took `seconds`; `traffic`
  * is this rank's. One log event "communication", figures of a step and rank; printed where there
- * are several ranks. Nothing if n_steps = 0. */
+ * are several ranks. Nothing if n_steps = 0. The event's `timed` says what its seconds are of:
+ * "operations", or, where traffic->queued, "queueing"; then its overlap is null. */
 av_status av_report_communication(const av_comm *comm, int64_t n_steps, double seconds,
                                   const av_traffic *traffic, FILE *out);
 

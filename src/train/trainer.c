@@ -150,6 +150,7 @@ static void add_traffic(av_traffic *sum, const av_traffic *before, const av_traf
   sum->seconds += now->seconds - before->seconds;
   sum->ahead += now->ahead - before->ahead;
   sum->waited += now->waited - before->waited;
+  sum->queued = now->queued;
 }
 
 static av_status validate(const training *t, int64_t epoch, av_epoch *line) {

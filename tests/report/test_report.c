@@ -481,6 +481,57 @@ static void figures(void **unused) {
   }
 }
 
+/* Ten steps in which rank r counts r + 1 times as much; means over the ranks, by hand. Returns what
+ * was printed. */
+static char *communicate(bool queued, const char *timed) {
+  const double mean = (comm.size + 1) / 2.0;
+  const int64_t times = comm.rank + 1;
+  const av_traffic traffic = {.operations = 20 * times,
+                              .bytes = 10240 * times,
+                              .seconds = 0.01 * (double)times,
+                              .ahead = queued ? 0 : 0.03 * (double)times,
+                              .waited = queued ? 0 : 0.01 * (double)times,
+                              .queued = queued};
+  FILE *out = tmpfile();
+  assert_int_equal(av_report_communication(&comm, 10, 0.1, &traffic, out), AV_OK);
+  if (comm.rank == 0) {
+    cJSON *record = event_of("communication");
+    assert_string_equal(cJSON_GetObjectItem(record, "timed")->valuestring, timed);
+    assert_true(fabs(number_of(record, "seconds_mean") - 1e-3 * mean) < 1e-9);
+    assert_int_equal(cJSON_IsNull(cJSON_GetObjectItem(record, "ahead_seconds")), queued);
+    assert_int_equal(cJSON_IsNull(cJSON_GetObjectItem(record, "waited_seconds")), queued);
+    cJSON_Delete(record);
+  }
+  char *text = taken(out);
+  assert_int_equal(text[0] != '\0', comm.rank == 0 && comm.size > 1);
+  return text;
+}
+
+static void communication(void **unused) {
+  (void)unused;
+  char *text = communicate(false, "operations");
+  if (text[0] != '\0') {
+    assert_non_null(strstr(text, ": 75.0 % overlapped\n"));
+    assert_null(strstr(text, "queueing"));
+  }
+  free(text);
+}
+
+/* Nothing is said of what was not measured. */
+static void communication_queued(void **unused) {
+  (void)unused;
+  char *text = communicate(true, "queueing");
+  if (text[0] != '\0') {
+    char want[128];
+    snprintf(want, sizeof want, "%.3g ms of the host; what the GPUs take is not measured",
+             (comm.size + 1) / 2.0);
+    assert_fact(text, "queueing", want);
+    assert_null(strchr(text, '%'));
+    assert_null(strstr(text, "overlapped"));
+  }
+  free(text);
+}
+
 static int fresh_log(void **unused) {
   (void)unused;
   if (comm.rank == 0) {
@@ -508,6 +559,8 @@ int main(int argc, char **argv) {
       cmocka_unit_test_setup(model, fresh_log),
       cmocka_unit_test_setup(model_of_restarts, fresh_log),
       cmocka_unit_test_setup(outputs, fresh_log),
+      cmocka_unit_test_setup(communication, fresh_log),
+      cmocka_unit_test_setup(communication_queued, fresh_log),
       cmocka_unit_test_setup(phases_table, fresh_log),
       cmocka_unit_test(figures),
   };

@@ -4,6 +4,7 @@
 
 usage: program.py
 """
+import json
 import os
 import subprocess
 import sys
@@ -13,20 +14,40 @@ ENVIRONMENT = dict(os.environ, AV_EMULATED_DEVICES="2")
 
 
 def run(folder, settings, environment=None, status=0):
-    """Two ranks; their standard error."""
+    """Two ranks; what they print, and their errors."""
     command = [os.environ["MPIRUN"], "--bind-to", "none", "-n", "2", os.environ["ATLASVI"],
                os.path.join(folder, "run.ini"), "runtime.backend=cuda", "runtime.cuda_graphs=no", *settings]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120,
                           env=dict(ENVIRONMENT, **(environment or {})))
     if done.returncode != status:
         sys.exit(f"{' '.join(command)}\nstatus {done.returncode}\n{done.stdout}\n{done.stderr}")
-    return done.stderr
+    return done.stdout, done.stderr
+
+
+def told(folder, sums):
+    """What a run says of its communication: the event, and all that it printed."""
+    log = os.path.join(folder, sums + ".jsonl")
+    text = run(folder, [f"runtime.gpu_sums={sums}", f"runtime.log={log}"])[0]
+    with open(log) as lines:
+        events = [json.loads(line) for line in lines]
+    return next(e for e in events if e["event"] == "communication"), text
+
+
+def communication(folder):
+    """Through NCCL the host knows what it takes to queue sums, and claims no more; through MPI it waits."""
+    event, text = told(folder, "nccl")
+    assert event["timed"] == "queueing" and event["operations"] > 2 and event["seconds_min"] > 0, event
+    assert event["ahead_seconds"] is None and event["waited_seconds"] is None, event
+    assert "of the host; what the GPUs take is not measured" in text and "overlapped" not in text, text
+    event, text = told(folder, "mpi")
+    assert event["timed"] == "operations" and event["waited_seconds"] > 0, event
+    assert "overlapped" in text and "is not measured" not in text, text
 
 
 def late_rank(folder):
     """A rank that does not come ends the run after runtime.gpu_timeout seconds."""
     for seconds in ("1", "1.5"):
-        errors = run(folder, [f"runtime.gpu_timeout={seconds}"], {"AV_STANDIN_ABSENT": "1"}, 74)
+        errors = run(folder, [f"runtime.gpu_timeout={seconds}"], {"AV_STANDIN_ABSENT": "1"}, 74)[1]
         expected = f"starting NCCL: NCCL has waited {seconds} s ([runtime] gpu_timeout) for the other GPUs; "
         assert expected in errors, errors
 
@@ -40,7 +61,7 @@ def main():
             file.write(f"[data]\ninput = {data}\n[model]\nn_hidden = 12\nlinear_decoder = yes\n"
                        f"[train]\nmax_epochs = 2\n[output]\npath = {folder}/out.h5ad\noverwrite = yes\n"
                        "[runtime]\nthreads = 1\nprogress = none\n")
-        run(folder, [])
+        communication(folder)
         late_rank(folder)
 
 

@@ -330,6 +330,7 @@ static void counted(void **unused) {
     wait_all();
     assert_int_equal(traffic.operations, comm.size == 1 ? 0 : 3);
     assert_int_equal(traffic.bytes, comm.size == 1 ? 0 : all + halves);
+    assert_int_equal(traffic.queued, comm.size > 1 && !ways[w].through_mpi);
     cudaFree(array);
     close_way();
   }
