@@ -18,6 +18,7 @@ av_status av_cuda_check(cudaError_t code, const char *call, const char *file, in
   if (code == cudaSuccess) {
     return AV_OK;
   }
+  (void)cudaGetLastError(); /* reported here: it would be taken for the next launch's too */
   return av_fail_at(status_of(code), file, line, "%s: %s (%s)", call, cudaGetErrorString(code),
                     cudaGetErrorName(code));
 }

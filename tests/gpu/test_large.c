@@ -287,6 +287,24 @@ static void many_categories(void **state) {
   twin_close(&twin);
 }
 
+/* Who asked for too much is told, and nobody else. */
+static void too_much_memory(void **state) {
+  (void)state;
+  av_twin twin;
+  const twin_shape shape = {
+      .cells = 9, .genes = 3, .batches = 1, .rows = 3, .filled = 2, .threads = 1};
+  twin_open(&twin, &shape);
+  av_backend *tested = &twin.be[TESTED];
+  void *array = NULL;
+  assert_int_equal(tested->ops->alloc(tested, AV_SUM, INT64_C(1) << 50, &array), AV_NOMEM);
+  av_pair x = pair_zeros(&twin, AV_REAL, 3 * 5);
+  av_pair moments = pair_zeros(&twin, AV_SUM, 2 * 5);
+  BOTH(&twin, moments(be, batch, 5, x.at[t], moments.at[t])); /* ends the run if its launch fails */
+  pair_free(&x);
+  pair_free(&moments);
+  twin_close(&twin);
+}
+
 /* Minibatches too large to run here: a grid has at most 65,535 blocks that way. */
 static void slabs_fit_a_grid(void **state) {
   (void)state;
@@ -303,6 +321,7 @@ int main(int argc, char **argv) {
     return 1;
   }
   const struct CMUnitTest tests[] = {cmocka_unit_test(large), cmocka_unit_test(many_categories),
+                                     cmocka_unit_test(too_much_memory),
                                      cmocka_unit_test(slabs_fit_a_grid)};
   const int failed = cmocka_run_group_tests(tests, NULL, NULL);
   MPI_Finalize();
