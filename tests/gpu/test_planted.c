@@ -147,6 +147,107 @@ static void test_host(void **state) {
   expect_death(leak, "emulation:", "never freed");
 }
 
+/* --- faults of graphs ------------------------------------------------------------------------ */
+
+static cudaStream_t begin_capture(void) {
+  cudaStream_t stream;
+  must(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  must(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+  return stream;
+}
+static cudaGraphExec_t end_capture(cudaStream_t stream) {
+  cudaGraph_t graph;
+  cudaGraphExec_t ready;
+  must(cudaStreamEndCapture(stream, &graph));
+  must(cudaGraphInstantiate(&ready, graph, 0));
+  must(cudaGraphDestroy(graph));
+  return ready;
+}
+
+/* Played once, and once more when its memory is no longer there. */
+static void play_freed(cudaStream_t stream, void *array) {
+  cudaGraphExec_t ready = end_capture(stream);
+  must(cudaGraphLaunch(ready, stream));
+  must(cudaStreamSynchronize(stream));
+  fprintf(stderr, "played once\n");
+  must(cudaFree(array));
+  (void)cudaGraphLaunch(ready, stream);
+}
+static void kernel_freed(void) {
+  float *array = device_new(256 * sizeof *array);
+  cudaStream_t stream = begin_capture();
+  must(planted_rotate(stream, false, 1, array));
+  play_freed(stream, array);
+}
+static void memset_freed(void) {
+  float *array = device_new(256 * sizeof *array);
+  cudaStream_t stream = begin_capture();
+  must(cudaMemsetAsync(array, 0, 256 * sizeof *array, stream));
+  play_freed(stream, array);
+}
+static void copy_freed(void) {
+  float *array = device_new(256 * sizeof *array), *other = device_new(256 * sizeof *array);
+  cudaStream_t stream = begin_capture();
+  must(cudaMemcpyAsync(other, array, 256 * sizeof *array, cudaMemcpyDeviceToDevice, stream));
+  play_freed(stream, array);
+}
+static void product_freed(void) {
+  const float one = 1.0f;
+  float *array = device_new(100 * sizeof *array), *work = device_new(100 * sizeof *work);
+  cublasHandle_t handle;
+  cudaStream_t stream = begin_capture();
+  (void)cublasCreate(&handle);
+  (void)cublasSetStream(handle, stream);
+  (void)cublasSetWorkspace(handle, work, 100 * sizeof *work);
+  (void)cublasSgemm(handle, CUBLAS_OP_N, CUBLAS_OP_N, 10, 10, 10, &one, array, 10, array, 10, &one,
+                    array, 10);
+  play_freed(stream, array);
+}
+static void pinned_played(void) {
+  int *host;
+  int *array = device_new(sizeof *array);
+  must(cudaMallocHost((void **)&host, sizeof *host));
+  host[0] = 1;
+  cudaStream_t stream = begin_capture();
+  must(cudaMemcpyAsync(array, host, sizeof *host, cudaMemcpyHostToDevice, stream));
+  must(cudaGraphLaunch(end_capture(stream), stream));
+  host[0] = 2; /* the fault */
+  (void)cudaStreamSynchronize(stream);
+}
+static void blas_without_workspace(void) {
+  const float one = 1.0f;
+  float *array = device_new(sizeof *array);
+  cublasHandle_t handle;
+  (void)cublasCreate(&handle);
+  (void)cublasSetWorkspace(handle, array, sizeof *array);
+  (void)cublasSetStream(handle, begin_capture()); /* the fault: it takes the workspace away */
+  (void)cublasSgemm(handle, CUBLAS_OP_N, CUBLAS_OP_N, 1, 1, 1, &one, array, 1, array, 1, &one,
+                    array, 1);
+}
+static void destroyed(void) {
+  cudaStream_t stream = begin_capture();
+  cudaGraphExec_t ready = end_capture(stream);
+  must(cudaGraphExecDestroy(ready));
+  (void)cudaGraphLaunch(ready, stream);
+}
+static void never_destroyed(void) {
+  (void)end_capture(begin_capture());
+  exit(0);
+}
+
+static void test_graphs(void **state) {
+  (void)state;
+  const char *freed = "AddressSanitizer: heap-use-after-free";
+  expect_death(kernel_freed, "played once", freed);
+  expect_death(memset_freed, "played once", freed);
+  expect_death(copy_freed, "played once", freed);
+  expect_death(product_freed, "played once", freed);
+  expect_death(pinned_played, "emulation:", "was changed before its cudaMemcpyAsync");
+  expect_death(blas_without_workspace, "emulation:", "without cublasSetWorkspace");
+  expect_death(destroyed, "emulation:", "does not exist, or no longer");
+  expect_death(never_destroyed, "emulation:", "1 graphs were never destroyed");
+}
+
 /* --- faults that only show as differences ------------------------------------------------------
  */
 
@@ -201,7 +302,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_outside),   cmocka_unit_test(test_divergent),
       cmocka_unit_test(test_host),      cmocka_unit_test(test_missing_barrier),
-      cmocka_unit_test(test_unwritten),
+      cmocka_unit_test(test_unwritten), cmocka_unit_test(test_graphs),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -11,6 +11,7 @@
 
 #ifdef AV_EMULATED
 #include "emulate.h"
+#include "state.h"
 #endif
 
 const bool tested_is_order_free = false;
@@ -48,12 +49,13 @@ bool use_way(av_backend *be, int i) {
 }
 
 /* Scratch holds nothing of the operation before, which may be what a kernel that has not waited
- * would find. The linker puts this in the place of av_gpu_work (--wrap). */
+ * would find; on the stream, so that it is recorded where the operation is. The linker puts this in
+ * the place of av_gpu_work (--wrap). */
 void *__real_av_gpu_work(av_backend *be, size_t bytes);
 void *__wrap_av_gpu_work(av_backend *be, size_t bytes);
 void *__wrap_av_gpu_work(av_backend *be, size_t bytes) {
   void *work = __real_av_gpu_work(be, bytes);
-  if (bytes > 0 && cudaMemset(work, 0xff, bytes) != cudaSuccess) {
+  if (bytes > 0 && cudaMemsetAsync(work, 0xff, bytes, av_gpu_of(be)->stream) != cudaSuccess) {
     abort();
   }
   return work;

@@ -1,6 +1,7 @@
 /* Products of cuBLAS by OpenBLAS. */
 #include "cublas_v2.h"
 
+#include "graphs.h"
 #include "memory.h"
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 
 struct cublasContext {
   cudaStream_t stream;
+  bool own_workspace; /* given by the caller */
 };
 
 namespace {
@@ -42,6 +44,16 @@ void multiply(cublasOperation_t transpose_a, cublasOperation_t transpose_b, int 
               b, ldb, beta, c, ldc);
 }
 
+/* In a graph cuBLAS's own workspace would be allocated by a node of the graph. */
+cublasStatus_t queue(cublasHandle_t handle, Work work) {
+  if (!handle->own_workspace && av_emulated_captures(av_emulated_captured(handle->stream))) {
+    av_emulate_fail("cuBLAS is captured without cublasSetWorkspace since cublasSetStream");
+  }
+  return av_emulated_queue(handle->stream, std::move(work)) == cudaSuccess
+             ? CUBLAS_STATUS_SUCCESS
+             : CUBLAS_STATUS_EXECUTION_FAILED;
+}
+
 bool wrong(cublasOperation_t transpose_a, cublasOperation_t transpose_b, int m, int n, int k,
            int lda, int ldb, int ldc) {
   return m < 0 || n < 0 || k < 0 || lda < std::max(1, transpose_a == CUBLAS_OP_N ? m : k) ||
@@ -72,11 +84,13 @@ cublasStatus_t cublasGetVersion(cublasHandle_t, int *version) {
 }
 cublasStatus_t cublasSetStream(cublasHandle_t handle, cudaStream_t stream) {
   handle->stream = stream;
+  handle->own_workspace = false; /* cuBLAS goes back to its own */
   return CUBLAS_STATUS_SUCCESS;
 }
-cublasStatus_t cublasSetWorkspace(cublasHandle_t, void *workspace, size_t bytes) {
+cublasStatus_t cublasSetWorkspace(cublasHandle_t handle, void *workspace, size_t bytes) {
   const OpenMemory open;
   av_emulated_check("cublasSetWorkspace", workspace, bytes);
+  handle->own_workspace = true;
   return CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasSetMathMode(cublasHandle_t, cublasMath_t) { return CUBLAS_STATUS_SUCCESS; }
@@ -108,7 +122,7 @@ cublasStatus_t cublasGemmEx(cublasHandle_t handle, cublasOperation_t transpose_a
                      static_cast<const float *>(beta), static_cast<float *>(c), ldc);
 }
 
-cublasStatus_t cublasSgemmStridedBatched(cublasHandle_t, cublasOperation_t transpose_a,
+cublasStatus_t cublasSgemmStridedBatched(cublasHandle_t handle, cublasOperation_t transpose_a,
                                          cublasOperation_t transpose_b, int m, int n, int k,
                                          const float *alpha, const float *a, int lda,
                                          long long stride_a, const float *b, int ldb,
@@ -117,15 +131,16 @@ cublasStatus_t cublasSgemmStridedBatched(cublasHandle_t, cublasOperation_t trans
   if (n_products < 0 || wrong(transpose_a, transpose_b, m, n, k, lda, ldb, ldc)) {
     return CUBLAS_STATUS_INVALID_VALUE;
   }
-  const OpenMemory open;
-  for (int i = 0; i < n_products && m > 0 && n > 0; ++i) {
-    multiply(transpose_a, transpose_b, m, n, k, *alpha, a + i * stride_a, lda, b + i * stride_b,
-             ldb, *beta, c + i * stride_c, ldc);
-  }
-  return CUBLAS_STATUS_SUCCESS;
+  return queue(handle, [=, by = *alpha, old = *beta](cudaStream_t) {
+    const OpenMemory open;
+    for (int i = 0; i < n_products && m > 0 && n > 0; ++i) {
+      multiply(transpose_a, transpose_b, m, n, k, by, a + i * stride_a, lda, b + i * stride_b, ldb,
+               old, c + i * stride_c, ldc);
+    }
+  });
 }
 
-cublasStatus_t cublasSgemv(cublasHandle_t, cublasOperation_t transpose, int m, int n,
+cublasStatus_t cublasSgemv(cublasHandle_t handle, cublasOperation_t transpose, int m, int n,
                            const float *alpha, const float *a, int lda, const float *x, int x_step,
                            const float *beta, float *y, int y_step) {
   if (m < 0 || n < 0 || lda < std::max(1, m) || x_step == 0 || y_step == 0) {
@@ -134,12 +149,12 @@ cublasStatus_t cublasSgemv(cublasHandle_t, cublasOperation_t transpose, int m, i
   if (m == 0 || n == 0) {
     return CUBLAS_STATUS_SUCCESS;
   }
-  const OpenMemory open;
-  const bool plain = transpose == CUBLAS_OP_N;
-  check_matrix("A of cublasSgemv", a, m, n, lda);
-  check_matrix("x of cublasSgemv", x, 1, plain ? n : m, abs(x_step));
-  check_matrix("y of cublasSgemv", y, 1, plain ? m : n, abs(y_step));
-  cblas_sgemv(CblasColMajor, cblas_of(transpose), m, n, *alpha, a, lda, x, x_step, *beta, y,
-              y_step);
-  return CUBLAS_STATUS_SUCCESS;
+  return queue(handle, [=, by = *alpha, old = *beta](cudaStream_t) {
+    const OpenMemory open;
+    const bool plain = transpose == CUBLAS_OP_N;
+    check_matrix("A of cublasSgemv", a, m, n, lda);
+    check_matrix("x of cublasSgemv", x, 1, plain ? n : m, abs(x_step));
+    check_matrix("y of cublasSgemv", y, 1, plain ? m : n, abs(y_step));
+    cblas_sgemv(CblasColMajor, cblas_of(transpose), m, n, by, a, lda, x, x_step, old, y, y_step);
+  });
 }

@@ -7,7 +7,9 @@
 #ifdef __cplusplus
 
 #include <math.h>
+#include <memory>
 #include <string.h>
+#include <tuple>
 
 #define __global__
 #define __device__
@@ -34,12 +36,30 @@ enum { warpSize = 32 };
 /* Runs `body` once for every thread of the grid. */
 void av_emulate_grid(const char *name, dim3 grid, dim3 block, size_t shared_bytes,
                      void (*body)(void *), void *argument);
-template <typename F>
+/* The same, or a node of the graph that the stream captures. */
+void av_emulate_launch(const char *name, dim3 grid, dim3 block, size_t shared_bytes,
+                       cudaStream_t stream, void (*body)(void *), std::shared_ptr<void> argument);
+/* A kernel with its arguments as they are now: what the caller has is another copy. */
+template <typename... P>
+struct av_emulated_kernel {
+  void (*kernel)(P...);
+  std::tuple<P...> arguments;
+  static void body(void *self) {
+    const av_emulated_kernel *mine = static_cast<const av_emulated_kernel *>(self);
+    std::apply(mine->kernel, mine->arguments);
+  }
+};
+template <typename T>
+struct av_as_it_is {
+  typedef T type;
+};
+template <typename... P>
 static inline void av_emulate(const char *name, dim3 grid, dim3 block, size_t shared_bytes,
-                              F &&body) {
-  av_emulate_grid(
-      name, grid, block, shared_bytes, [](void *argument) { (*static_cast<F *>(argument))(); },
-      const_cast<void *>(static_cast<const void *>(&body)));
+                              cudaStream_t stream, void (*kernel)(P...),
+                              typename av_as_it_is<P>::type... arguments) {
+  typedef av_emulated_kernel<P...> Kernel;
+  const auto kept = std::make_shared<Kernel>(Kernel{kernel, std::tuple<P...>(arguments...)});
+  av_emulate_launch(name, grid, block, shared_bytes, stream, Kernel::body, kept);
 }
 void *av_emulated_shared(void);
 

@@ -4,6 +4,7 @@
 
 #include "cuda_runtime.h"
 #include "fiber.h"
+#include "graphs.h"
 
 #include <algorithm>
 #include <numeric>
@@ -331,7 +332,19 @@ void av_emulate_order(av_emulated_order wanted, uint64_t seed) {
 
 av_emulated_counts av_emulate_counts(void) {
   counts.live = av_emulated_live();
+  counts.graphs = av_emulated_graphs();
+  counts.played = av_emulated_played();
   return counts;
+}
+
+bool av_emulated_fits(dim3 blocks, dim3 block, size_t shared_bytes) {
+  return fits(blocks, block, shared_bytes);
+}
+
+size_t av_emulated_pick(size_t n) {
+  return order == AV_ORDER_ASCENDING    ? 0
+         : order == AV_ORDER_DESCENDING ? n - 1
+                                        : static_cast<size_t>(random_word() % n);
 }
 
 void av_emulate_fail(const char *format, ...) {

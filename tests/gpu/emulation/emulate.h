@@ -15,13 +15,22 @@
  *     warp operation that some lane of its mask does not reach: abort, with kernel and place;
  *   - a missing barrier, and blocks that read what others write: as a difference between orders;
  *   - host memory that is written, or read, before the asynchronous copy from, or to, it has been
- *     waited for; copies whose direction is not that of the pointers; memory never freed.
+ *     waited for; copies whose direction is not that of the pointers; memory never freed;
+ *   - of captures and graphs (graphs.cpp): what CUDA forbids in a capture, in the mode that it was
+ *     begun with, by CUDA's error codes: waiting and asking, allocating, copies at once or of
+ *     pageable memory, the default stream, events from outside, work that is not joined. Some of it
+ *     is stricter than CUDA is known to be: the default stream also where the capturing one does
+ * not wait for it, and empty copies. Memory that was freed since, a missing wait between two
+ * streams of a graph (as a difference between orders), graphs never destroyed, and products without
+ * a workspace of the caller's.
  *
  * Not emulated, and so not tested here:
- *   - graphs (capture answers cudaErrorNotSupported), peer access, unified memory, textures;
- *   - concurrency: streams run their work at once, threads and blocks one after the other, so that
- *     races within what an order makes of them, and waiting for another block in a loop, stay
- *     unseen; memory order: fences do nothing and warp operations order memory;
+ *   - graphs that are made or changed other than by capture, graphs in graphs, two captures at
+ * once, memory that a graph allocates; what a launch of a graph costs;
+ *   - peer access, unified memory, textures;
+ *   - concurrency: outside graphs streams run their work at once, threads and blocks one after the
+ *     other, so that races within what an order makes of them, and waiting for another block in a
+ *     loop, stay unseen; memory order: fences do nothing and warp operations order memory;
  *   - warps: no divergence or reconvergence, no lock-step; timing, occupancy, bank conflicts,
  *     registers; a launch is checked against an H100's limits alone, its shared memory above 48 KiB
  *     against the largest that cudaFuncSetAttribute has asked for, for any kernel;
@@ -44,9 +53,9 @@ typedef enum av_emulated_order {
   AV_ORDER_SHUFFLED /* warps, lanes of a warp and blocks: another order in every block and launch */
 } av_emulated_order;
 
-/* The order in which blocks and their threads run from the next launch on; `seed` of the shuffle.
- * At the start it is that of the environment: AV_EMULATED_ORDER=descending or a seed's number,
- * otherwise ascending. */
+/* The order in which blocks and their threads, and the branches of graphs, run from the next launch
+ * on; `seed` of the shuffle. At the start it is that of the environment:
+ * AV_EMULATED_ORDER=descending or a seed's number, otherwise ascending. */
 void av_emulate_order(av_emulated_order order, uint64_t seed);
 
 /* Device memory in all (4 GiB), and devices: 0: calls answer cudaErrorNoDevice; several have the
@@ -59,7 +68,10 @@ typedef struct av_emulated_counts {
   int64_t launches, blocks, threads;
   int64_t switches; /* between fibers */
   int64_t live;     /* blocks of device and pinned memory not yet freed */
+  int64_t graphs;   /* cudaGraph_t and cudaGraphExec_t not yet destroyed */
+  int64_t played;   /* launches of graphs; their kernels are counted above */
 } av_emulated_counts;
+/* Printed to stderr at the end, too, if the environment has AV_EMULATED_REPORT. */
 av_emulated_counts av_emulate_counts(void);
 
 /* Ends the program with a message that names the running kernel, block and thread. */

@@ -15,6 +15,10 @@ void av_emulated_static_shared(char **begin, char **end);
 
 void av_emulated_set_error(cudaError_t error);
 int64_t av_emulated_live();
+/* A launch that an H100 takes. */
+bool av_emulated_fits(dim3 grid, dim3 block, size_t shared_bytes);
+/* Which of n that may all come next does, in the order of av_emulate_order. */
+size_t av_emulated_pick(size_t n);
 int av_emulated_most_shared(); /* ever asked for by cudaFuncSetAttribute */
 
 #endif

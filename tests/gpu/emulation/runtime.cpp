@@ -1,4 +1,5 @@
 /* The host's calls: device memory from the heap, streams that work at once. */
+#include "graphs.h"
 #include "memory.h"
 
 #include <algorithm>
@@ -55,11 +56,13 @@ bool open_to_all;
 struct CUstream_st {
   unsigned flags;
   std::vector<Pending> pending;
+  Captured captured;
 };
 struct CUevent_st {
   CUstream_st *stream;
   uint64_t ticket;
   bool recorded, asked;
+  Captured captured;
 };
 
 namespace {
@@ -221,8 +224,42 @@ cudaError_t copy(void *to, const void *from, size_t n, cudaMemcpyKind kind, CUst
   return cudaSuccess;
 }
 
+bool is_pageable(const void *at) { return block_of(at) == NULL; }
+
+/* The same in the stream's turn: at once, or whenever the graph that it captures is launched. */
+cudaError_t queue_copy(void *to, const void *from, size_t n, cudaMemcpyKind kind,
+                       cudaStream_t stream) {
+  if (!av_emulated_captures(stream_of(stream)->captured)) {
+    cudaError_t error = cudaSuccess;
+    AV_TRY_CUDA(av_emulated_queue(
+        stream, [&](cudaStream_t on) { error = copy(to, from, n, kind, stream_of(on)); }));
+    return error;
+  }
+  AV_TRY_CUDA(check_direction(to, from, kind));
+  if (n == 0 || is_pageable(to) || is_pageable(from)) {
+    return answer(av_emulated_forbidden());
+  }
+  return answer(av_emulated_queue(stream, [=](cudaStream_t on) {
+    av_emulated_open_memory(); /* it may have been freed since */
+    av_emulated_check("cudaMemcpyAsync of a graph", to, n);
+    av_emulated_check("cudaMemcpyAsync of a graph", from, n);
+    av_emulated_close_memory();
+    copy(to, from, n, kind, stream_of(on));
+  }));
+}
+
+cudaError_t fill(void *memory, int byte, size_t bytes) {
+  if (!on_device(memory)) {
+    return answer(cudaErrorInvalidValue);
+  }
+  const Opened open(memory);
+  memset(memory, byte, bytes);
+  return cudaSuccess;
+}
+
 cudaError_t allocate(void **memory, size_t bytes, bool pinned) {
   *memory = NULL;
+  AV_TRY_CUDA(av_emulated_unsafe());
   if (devices == 0) {
     return answer(cudaErrorNoDevice);
   }
@@ -244,6 +281,7 @@ cudaError_t allocate(void **memory, size_t bytes, bool pinned) {
 }
 
 cudaError_t release(void *memory, bool pinned) {
+  AV_TRY_CUDA(av_emulated_unsafe());
   if (memory == NULL) {
     return cudaSuccess;
   }
@@ -261,12 +299,27 @@ cudaError_t release(void *memory, bool pinned) {
   return cudaSuccess;
 }
 
+void report() {
+  const av_emulated_counts counts = av_emulate_counts();
+  fprintf(stderr, "emulation: %lld launches of kernels, %lld of graphs\n",
+          static_cast<long long>(counts.launches), static_cast<long long>(counts.played));
+}
+
 void at_exit(int status, void *) {
+  if (getenv("AV_EMULATED_REPORT") != NULL) {
+    report();
+  }
   const int64_t n = av_emulated_live();
   if (n > 0 && status == 0) {
     fflush(NULL);
     fprintf(stderr, "emulation: %lld blocks of device or pinned memory were never freed\n",
             static_cast<long long>(n));
+    _exit(1);
+  }
+  if (av_emulated_graphs() > 0 && status == 0) {
+    fflush(NULL);
+    fprintf(stderr, "emulation: %lld graphs were never destroyed\n",
+            static_cast<long long>(av_emulated_graphs()));
     _exit(1);
   }
 }
@@ -301,6 +354,7 @@ void av_emulated_check(const char *what, const void *at, size_t bytes) {
 }
 
 void av_emulated_set_error(cudaError_t error) { last_error = error; }
+Captured &av_emulated_captured(cudaStream_t stream) { return stream_of(stream)->captured; }
 int64_t av_emulated_live() { return static_cast<int64_t>(blocks.size()); }
 int av_emulated_most_shared() { return most_shared; }
 void av_emulate_memory(size_t bytes) { total_bytes = bytes; }
@@ -326,6 +380,20 @@ const char *cudaGetErrorName(cudaError_t error) {
       return "cudaErrorNotReady";
     case cudaErrorNotSupported:
       return "cudaErrorNotSupported";
+    case cudaErrorStreamCaptureUnsupported:
+      return "cudaErrorStreamCaptureUnsupported";
+    case cudaErrorStreamCaptureInvalidated:
+      return "cudaErrorStreamCaptureInvalidated";
+    case cudaErrorStreamCaptureUnmatched:
+      return "cudaErrorStreamCaptureUnmatched";
+    case cudaErrorStreamCaptureUnjoined:
+      return "cudaErrorStreamCaptureUnjoined";
+    case cudaErrorStreamCaptureIsolation:
+      return "cudaErrorStreamCaptureIsolation";
+    case cudaErrorStreamCaptureImplicit:
+      return "cudaErrorStreamCaptureImplicit";
+    case cudaErrorCapturedEvent:
+      return "cudaErrorCapturedEvent";
     default:
       return "cudaErrorUnknown";
   }
@@ -404,6 +472,7 @@ cudaError_t cudaDeviceGetPCIBusId(char *text, int length, int device) {
   return cudaSuccess;
 }
 cudaError_t cudaDeviceSynchronize(void) {
+  AV_TRY_CUDA(av_emulated_forbidden());
   complete_all();
   return cudaSuccess;
 }
@@ -437,18 +506,24 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   if (stream == NULL) {
     return answer(cudaErrorInvalidResourceHandle);
   }
+  if (av_emulated_captures(stream_of(stream)->captured)) {
+    return answer(av_emulated_forbidden());
+  }
   complete(stream_of(stream), UINT64_MAX);
   streams.erase(stream);
   delete stream;
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  AV_TRY_CUDA(av_emulated_wait_stream(stream_of(stream)->captured));
   complete(stream_of(stream), UINT64_MAX);
   return cudaSuccess;
 }
 cudaError_t cudaStreamQuery(cudaStream_t stream) { return cudaStreamSynchronize(stream); }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned int) {
-  if (event->recorded) {
+  bool captured = false;
+  AV_TRY_CUDA(av_emulated_wait(stream, event->captured, event->recorded, &captured));
+  if (event->recorded && !captured) {
     stream_of(stream)->pending.push_back(
         {++tickets, NULL, false, {}, event->stream, event->ticket});
   }
@@ -470,13 +545,15 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
   return cudaSuccess;
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  AV_TRY_CUDA(av_emulated_record(stream, &event->captured));
   event->stream = stream_of(stream);
   event->ticket = tickets;
-  event->recorded = true;
+  event->recorded = event->captured.capture == 0;
   event->asked = false;
   return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  AV_TRY_CUDA(av_emulated_wait_event(event->captured));
   if (event->recorded && streams.count(event->stream) != 0) {
     complete(event->stream, event->ticket);
   }
@@ -484,6 +561,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   return cudaSuccess;
 }
 cudaError_t cudaEventQuery(cudaEvent_t event) {
+  AV_TRY_CUDA(av_emulated_wait_event(event->captured));
   if (event->recorded && !event->asked) {
     event->asked = true;
     return cudaErrorNotReady;
@@ -514,12 +592,13 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *all_bytes) {
   return cudaSuccess;
 }
 cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind) {
+  AV_TRY_CUDA(av_emulated_unsafe());
   complete_default();
   return copy(to, from, bytes, kind, NULL);
 }
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream) {
-  return copy(to, from, bytes, kind, stream_of(stream));
+  return queue_copy(to, from, bytes, kind, stream);
 }
 cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch,
                               size_t width, size_t height, cudaMemcpyKind kind,
@@ -536,24 +615,31 @@ cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_
 }
 cudaError_t cudaMemcpy2D(void *to, size_t to_pitch, const void *from, size_t from_pitch,
                          size_t width, size_t height, cudaMemcpyKind kind) {
+  AV_TRY_CUDA(av_emulated_unsafe());
   complete_default();
   AV_TRY_CUDA(cudaMemcpy2DAsync(to, to_pitch, from, from_pitch, width, height, kind, NULL));
   complete_default();
   return cudaSuccess;
 }
 cudaError_t cudaMemsetAsync(void *memory, int byte, size_t bytes, cudaStream_t stream) {
-  stream_of(stream);
+  const bool captures = av_emulated_captures(stream_of(stream)->captured);
   if (bytes == 0) {
-    return cudaSuccess;
+    return captures ? answer(av_emulated_forbidden()) : cudaSuccess;
   }
   if (!on_device(memory)) {
     return answer(cudaErrorInvalidValue);
   }
-  const Opened open(memory);
-  memset(memory, byte, bytes);
-  return cudaSuccess;
+  return answer(av_emulated_queue(stream, [=](cudaStream_t) {
+    if (captures) {
+      av_emulated_open_memory(); /* it may have been freed since */
+      av_emulated_check("cudaMemsetAsync of a graph", memory, bytes);
+      av_emulated_close_memory();
+    }
+    fill(memory, byte, bytes);
+  }));
 }
 cudaError_t cudaMemset(void *memory, int byte, size_t bytes) {
+  AV_TRY_CUDA(av_emulated_unsafe());
   complete_default();
   return cudaMemsetAsync(memory, byte, bytes, NULL);
 }
@@ -568,30 +654,4 @@ cudaError_t cudaFuncSetAttribute(const void *, cudaFuncAttribute attribute, int 
     most_shared = std::max(most_shared, value);
   }
   return cudaSuccess;
-}
-
-/* Graphs. */
-
-cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) {
-  return cudaErrorNotSupported;
-}
-cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t *graph) {
-  *graph = NULL;
-  return cudaErrorNotSupported;
-}
-cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus *status) {
-  *status = cudaStreamCaptureStatusNone;
-  return cudaSuccess;
-}
-cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t, unsigned long long) {
-  *exec = NULL;
-  return cudaErrorNotSupported;
-}
-cudaError_t cudaGraphLaunch(cudaGraphExec_t, cudaStream_t) { return cudaErrorNotSupported; }
-cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t) { return cudaErrorNotSupported; }
-cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
-  return exec == NULL ? cudaSuccess : cudaErrorInvalidResourceHandle;
-}
-cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
-  return graph == NULL ? cudaSuccess : cudaErrorInvalidResourceHandle;
 }

@@ -151,3 +151,16 @@ cudaError_t unit_empty(cudaStream_t stream, unsigned blocks, unsigned threads, u
 cudaError_t unit_allow_shared(int bytes) {
   return cudaFuncSetAttribute(empty, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
 }
+
+static __global__ void scale(int n, const unit_line line, const int *__restrict__ in,
+                             int *__restrict__ out) {
+  const int i = (int)(blockIdx.x * blockDim.x + threadIdx.x);
+  if (i < n) {
+    out[i] = line.factor * in[i] + (int)line.term;
+  }
+}
+
+cudaError_t unit_scale(cudaStream_t stream, int n, unit_line line, const int *in, int *out) {
+  AV_LAUNCH(scale, av_blocks(n, 32), 32, 0, stream, n, line, in, out);
+  return cudaGetLastError();
+}

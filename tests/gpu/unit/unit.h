@@ -33,6 +33,12 @@ cudaError_t unit_turns(cudaStream_t stream, unsigned blocks, unsigned threads, i
 /* Nothing, with a grid as asked for. */
 cudaError_t unit_empty(cudaStream_t stream, unsigned blocks, unsigned threads, unsigned shared);
 cudaError_t unit_allow_shared(int bytes);
+/* out (n) = factor * in (n) + term; its arguments by value, some of them in a struct. */
+typedef struct unit_line {
+  int factor;
+  double term;
+} unit_line;
+cudaError_t unit_scale(cudaStream_t stream, int n, unit_line line, const int *in, int *out);
 
 #ifdef __cplusplus
 }
