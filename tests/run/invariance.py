@@ -28,7 +28,7 @@ MODELS = {
     "scvi": ["model.linear_decoder=no", "model.gene_likelihood=zinb", "model.n_layers=2",
              "model.dispersion=gene-batch"],
 }
-SHARED_GPU = ["runtime.gpu_sums=mpi", "runtime.cuda_graphs=no"]
+SHARED_GPU = ["runtime.gpu_sums=mpi"]
 TIMES = ("seconds", "cells_per_second")
 
 

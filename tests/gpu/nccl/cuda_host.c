@@ -1,5 +1,7 @@
 #include "cuda_host.h"
 
+#include "cuda_host_graphs.h"
+
 #include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -7,7 +9,7 @@
 #include <string.h>
 
 typedef struct task {
-  bool (*run)(void *context);
+  const av_stream_work *work;
   void *context;
   struct task *next;
 } task;
@@ -15,11 +17,13 @@ typedef struct task {
 struct CUstream_st {
   task *first, *last;
   struct CUstream_st *older, *younger;
+  captured captured;
 };
 
 struct CUevent_st {
   uint64_t recorded; /* calls of cudaEventRecord */
   uint64_t reached;  /* how many of them a stream has come to */
+  captured captured;
 };
 
 bool cuda_host_youngest_first;
@@ -32,7 +36,7 @@ static const char *const default_address = "0000:01:00.0";
 static const char *const *device_addresses = &default_address;
 static cudaError_t last_error;
 
-static cudaError_t answer(cudaError_t code) {
+cudaError_t answer(cudaError_t code) {
   if (code != cudaSuccess) {
     last_error = code; /* "not ready" too, as CUDA does */
   }
@@ -61,14 +65,15 @@ const char *cudaGetErrorString(cudaError_t code) {
   }
 }
 
-int cuda_host_live(void) { return n_live; }
+int cuda_host_live(void) { return n_live + graphs_live(); }
 
 /* --- streams -------------------------------------------------------------------------------- */
 
 static void drain(cudaStream_t stream) {
-  while (stream->first != NULL && stream->first->run(stream->first->context)) {
+  while (stream->first != NULL && stream->first->work->run(stream->first->context)) {
     task *done = stream->first;
     stream->first = done->next;
+    free(done->context);
     free(done);
   }
 }
@@ -81,16 +86,32 @@ void cuda_host_step(void) {
   }
 }
 
-void cuda_host_queue(cudaStream_t stream, bool (*run)(void *context), void *context) {
+captured *captured_of(cudaStream_t stream) { return &stream->captured; }
+
+void append_work(cudaStream_t stream, const av_stream_work *work, const void *context,
+                 size_t bytes) {
   task *made = calloc(1, sizeof *made);
-  made->run = run;
-  made->context = context;
+  made->work = work;
+  made->context = malloc(bytes + 1);
+  memcpy(made->context, context, bytes);
+  if (work->enter != NULL) {
+    work->enter(made->context);
+  }
   if (stream->first == NULL) {
     stream->first = made;
   } else {
     stream->last->next = made;
   }
   stream->last = made;
+}
+
+cudaError_t av_stream_queue(cudaStream_t stream, const av_stream_work *work, const void *context,
+                            size_t bytes) {
+  if (captures(&stream->captured)) {
+    return answer(record_work(&stream->captured, work, context, bytes));
+  }
+  append_work(stream, work, context, bytes);
+  return cudaSuccess;
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned int flags) {
@@ -104,6 +125,12 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned int flags) 
   return cudaSuccess;
 }
 
+/* False: a capture is open that forbids it, and *code says so. */
+static bool may(cudaError_t *code, cudaError_t objection) {
+  *code = answer(objection);
+  return objection == cudaSuccess;
+}
+
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   (void)cudaStreamSynchronize(stream);
   *(stream->older == NULL ? &oldest : &stream->older->younger) = stream->younger;
@@ -115,6 +142,10 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 
 /* Works first: who asks once sees the state of before. */
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
+  cudaError_t code = cudaSuccess;
+  if (!may(&code, wait_stream(&stream->captured))) {
+    return code;
+  }
   const bool busy = stream->first != NULL;
   cuda_host_step();
   if (cuda_host_broken != cudaSuccess) {
@@ -124,6 +155,10 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  cudaError_t code = cudaSuccess;
+  if (!may(&code, wait_stream(&stream->captured))) {
+    return code;
+  }
   while (stream->first != NULL) {
     cuda_host_step();
     sched_yield();
@@ -138,26 +173,15 @@ typedef struct mark {
   uint64_t number;
 } mark;
 
-static mark *mark_of(cudaEvent_t event) {
-  mark *made = calloc(1, sizeof *made);
-  *made = (mark){event, event->recorded};
-  return made;
-}
-
 static bool reach(void *context) {
-  mark *at = context;
+  const mark *at = context;
   at->event->reached = at->number;
-  free(at);
   return true;
 }
 
 static bool await(void *context) {
-  mark *at = context;
-  const bool over = at->event->reached >= at->number;
-  if (over) {
-    free(at);
-  }
-  return over;
+  const mark *at = context;
+  return at->event->reached >= at->number;
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned int flags) {
@@ -178,18 +202,30 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 }
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  static const av_stream_work work = {.run = reach};
+  if (captures(&stream->captured)) {
+    event->captured = stream->captured;
+    return cudaSuccess;
+  }
+  event->captured = (captured){0};
   ++event->recorded;
-  cuda_host_queue(stream, reach, mark_of(event));
-  return cudaSuccess;
+  return av_stream_queue(stream, &work, &(mark){event, event->recorded}, sizeof(mark));
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned int flags) {
   (void)flags;
-  cuda_host_queue(stream, await, mark_of(event));
-  return cudaSuccess;
+  static const av_stream_work work = {.run = await};
+  if (captures(&stream->captured) || event->captured.capture != 0) {
+    return answer(wait_captured(&stream->captured, &event->captured, event->recorded > 0));
+  }
+  return av_stream_queue(stream, &work, &(mark){event, event->recorded}, sizeof(mark));
 }
 
 cudaError_t cudaEventQuery(cudaEvent_t event) {
+  cudaError_t code = cudaSuccess;
+  if (!may(&code, wait_event(&event->captured))) {
+    return code;
+  }
   const bool there = event->reached >= event->recorded;
   cuda_host_step();
   if (cuda_host_broken != cudaSuccess) {
@@ -199,6 +235,10 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  cudaError_t code = cudaSuccess;
+  if (!may(&code, wait_event(&event->captured))) {
+    return code;
+  }
   while (event->reached < event->recorded) {
     cuda_host_step();
     sched_yield();
@@ -222,15 +262,15 @@ static bool run_move(void *context) {
   } else {
     memset(at->to, at->byte, at->n);
   }
-  free(at);
   return true;
 }
 
 static cudaError_t queue_move(cudaStream_t stream, move asked) {
-  move *made = malloc(sizeof *made);
-  *made = asked;
-  cuda_host_queue(stream, run_move, made);
-  return cudaSuccess;
+  static const av_stream_work work = {.run = run_move};
+  if (asked.n == 0 && captures(&stream->captured)) {
+    return answer(forbidden()); /* whether CUDA takes it is not said anywhere */
+  }
+  return av_stream_queue(stream, &work, &asked, sizeof asked);
 }
 
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind,
@@ -244,6 +284,10 @@ cudaError_t cudaMemsetAsync(void *memory, int byte, size_t bytes, cudaStream_t s
 }
 
 static cudaError_t allocate(void **memory, size_t bytes) {
+  cudaError_t code = cudaSuccess;
+  if (!may(&code, unsafe())) {
+    return code;
+  }
   *memory = malloc(bytes > 0 ? bytes : 1);
   if (*memory == NULL) {
     return answer(cudaErrorMemoryAllocation);
@@ -254,6 +298,10 @@ static cudaError_t allocate(void **memory, size_t bytes) {
 }
 
 static cudaError_t release(void *memory) {
+  cudaError_t code = cudaSuccess;
+  if (!may(&code, unsafe())) {
+    return code;
+  }
   for (cudaStream_t stream = oldest; stream != NULL; stream = stream->younger) {
     (void)cudaStreamSynchronize(stream);
   }

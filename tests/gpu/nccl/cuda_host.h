@@ -1,11 +1,13 @@
-/* CUDA's streams, events and devices for tests of what several ranks do with them: memory of the
- * host, and streams that do nothing until somebody asks how far they are. Then they run in one of
- * two orders, so that a wait that is missing between two of them shows. (../emulation runs kernels,
- * at once.)
+/* CUDA's streams, events, graphs and devices for tests of what several ranks do with them: memory
+ * of the host, and streams that do nothing until somebody asks how far they are. Then they, and the
+ * branches of graphs, run in one of two orders, so that a wait that is missing between two of them
+ * shows. (../emulation runs kernels, at once.) What captures forbid is refused as in ../emulation.
  *
- * Weak: nccl_mpi.c works without. */
+ * Work is put on streams by av_stream_queue. */
 #ifndef AV_TESTS_GPU_NCCL_CUDA_HOST_H
 #define AV_TESTS_GPU_NCCL_CUDA_HOST_H
+
+#include "stream_work.h"
 
 #include <cuda_runtime_api.h>
 #include <stdbool.h>
@@ -14,10 +16,8 @@
 extern "C" {
 #endif
 
-/* Queues `run`, which is called in the stream's turn, again and again until it returns true. */
-__attribute__((weak)) void cuda_host_queue(cudaStream_t stream, bool (*run)(void *context),
-                                           void *context);
-/* Each stream runs what it can: the oldest first, or the youngest. */
+/* Each stream runs what it can: the oldest first, or the youngest. Weak: nccl_mpi.c also works on
+ * the streams of ../emulation. */
 __attribute__((weak)) void cuda_host_step(void);
 extern bool cuda_host_youngest_first;
 

@@ -1,13 +1,14 @@
 /* NCCL's calls on MPI, with what makes NCCL hard to use kept: nothing is queued until the call has
  * been asked for (ncclCommGetAsyncError), no other call may be made meanwhile, operations of a
  * communicator run in the order of the calls whatever their streams, each when its stream comes to
- * it, and none without the other ranks. On cuda_host.h's streams if it is linked, else at once. */
+ * it, and none without the other ranks; captured ones do so whenever their graph is launched, and a
+ * communicator does not end, not even by ncclCommAbort, while there is a graph of its operations.
+ * On the streams of cuda_host.h or of ../emulation. */
 #include "standin.h"
 
 #include "cuda_host.h"
 
 #include <mpi.h>
-#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,7 +28,8 @@ typedef struct operation {
   int root;
   ncclComm_t comm;
   cudaStream_t stream;
-  uint64_t number; /* among those of the communicator */
+  uint64_t capture; /* that the stream was part of at the call */
+  uint64_t number;  /* among those of the communicator */
   bool begun;
   char *mine, *result; /* host copies */
   MPI_Request request;
@@ -44,6 +46,7 @@ struct ncclComm {
   int polls; /* until the last call is through */
   operation *group;
   uint64_t queued, done;
+  int recorded; /* operations of graphs */
 };
 
 static int depth; /* of groups */
@@ -140,9 +143,9 @@ static size_t bytes_of(const operation *op) {
   return op->n * (op->type == ncclDouble ? sizeof(double) : sizeof(float));
 }
 
-/* A stream of cuda_host.h is in this memory; without it there is CUDA's own way. */
+/* The memory of cuda_host.h is the host's; else there is CUDA's own way. */
 static void copy(const operation *op, void *to, const void *from, enum cudaMemcpyKind way) {
-  if (cuda_host_queue != NULL) {
+  if (cuda_host_step != NULL) {
     memcpy(to, from, bytes_of(op));
   } else if (cudaMemcpyAsync(to, from, bytes_of(op), way, op->stream) != cudaSuccess) {
     abort();
@@ -197,21 +200,27 @@ static bool run(void *context) {
   ++comm->done;
   free(op->mine);
   free(op->result);
-  free(op);
   return true;
 }
 
+static void enter(void *context) {
+  operation *op = context;
+  op->number = op->comm->queued++;
+}
+
+static void keep(void *context, int change) { ((operation *)context)->comm->recorded += change; }
+
 static void queue(operation *op) {
+  static const av_stream_work work = {.run = run, .enter = enter, .keep = keep};
   while (op != NULL) {
     operation *next = op->next;
-    op->number = op->comm->queued++;
-    if (cuda_host_queue != NULL) {
-      cuda_host_queue(op->stream, run, op);
-    } else {
-      while (!run(op)) {
-        sched_yield();
-      }
+    if (op->capture != av_stream_capture(op->stream)) {
+      (void)misuse("the end of a capture before its operations were through");
     }
+    if (av_stream_queue(op->stream, &work, op, sizeof *op) != cudaSuccess) {
+      op->comm->state = ncclUnhandledCudaError;
+    }
+    free(op);
     op = next;
   }
 }
@@ -259,6 +268,7 @@ static ncclResult_t add(const char *call, operation asked) {
   operation *op = malloc(sizeof *op);
   *op = asked;
   op->request = MPI_REQUEST_NULL;
+  op->capture = av_stream_capture(op->stream);
   operation **last = &open_group;
   while (*last != NULL) {
     last = &(*last)->next;
@@ -316,7 +326,7 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *error) {
       join_on(comm);
     } else if (comm->group != NULL) {
       queue_group(comm);
-    } else if (comm->stage == FINALIZING && comm->done == comm->queued) {
+    } else if (comm->stage == FINALIZING && comm->done == comm->queued && comm->recorded == 0) {
       comm->state = ncclSuccess;
     }
   }
@@ -347,7 +357,7 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm) {
 ncclResult_t ncclCommAbort(ncclComm_t comm) {
   fprintf(stderr, "standin: rank %d aborts\n", comm->rank);
   ++standin.aborts;
-  while (standin.hanging_abort) {
+  while (standin.hanging_abort || comm->recorded > 0) {
     sleep(1);
   }
   --standin.communicators;

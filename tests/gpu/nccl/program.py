@@ -6,9 +6,12 @@ usage: program.py
 """
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
+
+import h5py
 
 ENVIRONMENT = dict(os.environ, AV_EMULATED_DEVICES="2")
 
@@ -16,7 +19,7 @@ ENVIRONMENT = dict(os.environ, AV_EMULATED_DEVICES="2")
 def run(folder, settings, environment=None, status=0):
     """Two ranks; what they print, and their errors."""
     command = [os.environ["MPIRUN"], "--bind-to", "none", "-n", "2", os.environ["ATLASVI"],
-               os.path.join(folder, "run.ini"), "runtime.backend=cuda", "runtime.cuda_graphs=no", *settings]
+               os.path.join(folder, "run.ini"), "runtime.backend=cuda", *settings]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120,
                           env=dict(ENVIRONMENT, **(environment or {})))
     if done.returncode != status:
@@ -44,6 +47,34 @@ def communication(folder):
     assert "overlapped" in text and "is not measured" not in text, text
 
 
+def model(folder):
+    """Every array of numbers of the model file, as bytes."""
+    arrays = {}
+    with h5py.File(os.path.join(folder, "out.model.h5")) as file:
+        file.visititems(lambda name, item: arrays.update({name: item[()].tobytes()})
+                        if isinstance(item, h5py.Dataset) and item.dtype.kind in "fiu" else None)
+    assert len(arrays) > 5, sorted(arrays)
+    return arrays
+
+
+def graphs(folder):
+    """Passes that are played from graphs, NCCL's sums in them, give the bits of those that are queued; also
+    where branches of the graphs run in another order."""
+    models, played = [], []
+    for keep, order in (("no", "ascending"), ("yes", "ascending"), ("yes", "descending")):
+        errors = run(folder, ["train.batch_size=16", "train.max_epochs=3", f"runtime.cuda_graphs={keep}"],
+                     {"AV_EMULATED_REPORT": "1", "AV_EMULATED_ORDER": order})[1]
+        assert "standin:" not in errors, errors  # communicators end by themselves: after their graphs
+        played += [[int(n) for n in re.findall(r"emulation: .* kernels, (\d+) of graphs", errors)]]
+        models += [model(folder)]
+    assert played[0] == [0, 0] and len(played[1]) == 2 and min(played[1]) > 10, played
+    assert played[2] == played[1], played
+    for other in models[1:]:
+        assert other.keys() == models[0].keys()
+        differ = [name for name in other if other[name] != models[0][name]]
+        assert not differ, differ
+
+
 def late_rank(folder):
     """A rank that does not come ends the run after runtime.gpu_timeout seconds."""
     for seconds in ("1", "1.5"):
@@ -62,6 +93,7 @@ def main():
                        f"[train]\nmax_epochs = 2\n[output]\npath = {folder}/out.h5ad\noverwrite = yes\n"
                        "[runtime]\nthreads = 1\nprogress = none\n")
         communication(folder)
+        graphs(folder)
         late_rank(folder)
 
 

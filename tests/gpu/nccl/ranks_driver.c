@@ -1,4 +1,5 @@
-/* One rank brings down the others' sums: ranks_driver HOW RANK. HOW is what goes wrong there:
+/* One rank brings down the others' sums: ranks_driver HOW RANK [graph]. With `graph` the sums have
+ * been recorded, and are played. HOW is what goes wrong there:
  *   absent   it does not join NCCL's communicator
  *   start    joining fails
  *   late     it never calls the sum that the others wait for
@@ -33,9 +34,8 @@ static void go_wrong(void) {
   standin.hanging_abort = is("mute");
 }
 
-static av_status use(rig *r, bool wrong) {
-  void *array = NULL;
-  AV_TRY(AV_CUDA(cudaMalloc(&array, N * sizeof(double))));
+/* Of a rank that has `array` ready. */
+static av_status use(rig *r, void *array, bool wrong) {
   AV_TRY(AV_CUDA(cudaMemsetAsync(array, 0, N * sizeof(double), r->gpu.stream)));
   av_gpu_allreduce(&r->be, AV_SUM, array, N);
   if (is("early")) {
@@ -49,13 +49,41 @@ static av_status use(rig *r, bool wrong) {
   if (wrong && is("gpu")) {
     cuda_host_broken = cudaErrorIllegalAddress;
   }
+  return av_gpu_wait(&r->be, "losses of an epoch");
+}
+
+/* The same sums from a graph; nothing goes wrong before it is played. */
+static av_status play(rig *r, void *array, bool wrong) {
+  cudaGraph_t graph = NULL;
+  cudaGraphExec_t ready = NULL;
+  AV_TRY(AV_CUDA(cudaStreamBeginCapture(r->gpu.stream, cudaStreamCaptureModeThreadLocal)));
+  av_gpu_allreduce(&r->be, AV_SUM, array, N);
+  av_gpu_share_begin(&r->be, AV_SUM, array, N);
+  av_gpu_share_end(&r->be);
+  AV_TRY(AV_CUDA(cudaStreamEndCapture(r->gpu.stream, &graph)));
+  AV_TRY(AV_CUDA(cudaGraphInstantiate(&ready, graph, 0)));
+  AV_TRY(AV_CUDA(cudaGraphDestroy(graph)));
+  if (wrong && is("late")) {
+    sleep(600);
+  }
+  AV_TRY(AV_CUDA(cudaGraphLaunch(ready, r->gpu.stream)));
+  if (wrong && is("gpu")) {
+    cuda_host_broken = cudaErrorIllegalAddress;
+  }
   AV_TRY(av_gpu_wait(&r->be, "losses of an epoch"));
+  return AV_CUDA(cudaGraphExecDestroy(ready));
+}
+
+static av_status run(rig *r, bool wrong, bool graph) {
+  void *array = NULL;
+  AV_TRY(AV_CUDA(cudaMalloc(&array, N * sizeof(double))));
+  AV_TRY(graph ? play(r, array, wrong) : use(r, array, wrong));
   return AV_CUDA(cudaFree(array));
 }
 
 int main(int argc, char **argv) {
   av_comm comm;
-  if (av_comm_create(&comm, &argc, &argv) != AV_OK || argc != 3) {
+  if (av_comm_create(&comm, &argc, &argv) != AV_OK || argc < 3) {
     return AV_USAGE;
   }
   how = argv[1];
@@ -67,7 +95,7 @@ int main(int argc, char **argv) {
   rig r;
   av_status status = rig_open(&r, &comm, false, TIMEOUT);
   if (status == AV_OK) {
-    status = use(&r, wrong);
+    status = run(&r, wrong, argc > 3);
   }
   status = av_agree(&comm, status);
   if (status != AV_OK) {

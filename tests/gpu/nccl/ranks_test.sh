@@ -7,23 +7,27 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 failures=0
 
-# check HOW STATUS SECONDS TEXT: TEXT is a pattern of a line of some rank; R stands for the failing
-# one
+# once RANKS FAILING HOW STATUS SECONDS TEXT [graph]: TEXT is a pattern of a line of some rank; R
+# stands for the failing one
+once() {
+  local ranks=$1 failing=$2 how=$3 expected=$4 limit=$5 text=${6//R/$2} start=$SECONDS
+  timeout -k 5 60 "$MPIRUN" --bind-to none -n "$ranks" "$driver" "$how" "$failing" ${7:-} \
+    >"$folder/out" 2>"$folder/err"
+  local status=$? took=$((SECONDS - start))
+  echo >>"$folder/err" # a line even where all is well
+  if [ "$status" != "$expected" ] || [ "$took" -gt "$limit" ] ||
+    ! grep -aEq "$text" "$folder/err"; then
+    echo "FAIL $how ${7:-}, rank $failing of $ranks: status $status, $took s, not \"$text\" in:"
+    cat "$folder/err"
+    failures=$((failures + 1))
+  fi
+}
+
+# check HOW STATUS SECONDS TEXT
 check() {
-  local how=$1 expected=$2 limit=$3
   for ranks in 2 3; do
     for failing in 0 $((ranks - 1)); do
-      local text=${4//R/$failing} start=$SECONDS
-      timeout -k 5 60 "$MPIRUN" --bind-to none -n "$ranks" "$driver" "$how" "$failing" \
-        >"$folder/out" 2>"$folder/err"
-      local status=$? took=$((SECONDS - start))
-      echo >>"$folder/err" # a line even where all is well
-      if [ "$status" != "$expected" ] || [ "$took" -gt "$limit" ] ||
-        ! grep -aEq "$text" "$folder/err"; then
-        echo "FAIL $how, rank $failing of $ranks: status $status, $took s, not \"$text\" in:"
-        cat "$folder/err"
-        failures=$((failures + 1))
-      fi
+      once "$ranks" "$failing" "$@"
     done
   done
 }
@@ -39,4 +43,9 @@ check mute 74 20 "^atlasvi: error: rank R, losses of an epoch: NCCL: $remote"
 check gpu 70 10 'an illegal memory access was encountered'
 check early 74 10 "^atlasvi: error: rank R, sum of gradients: NCCL: $remote"
 check error 74 10 '^standin: rank R aborts'
+
+# the same from a graph; ncclCommAbort does not return while there is one
+once 3 1 none 0 10 '^$' graph
+once 3 2 late 74 20 "^atlasvi: error: rank [01], losses of an epoch: $timed" graph
+once 3 2 error 74 20 "^atlasvi: error: rank R, losses of an epoch: NCCL: $remote" graph
 [ "$failures" = 0 ] && echo "every failure ended all ranks"

@@ -74,32 +74,36 @@ typedef struct filling {
   void *array;
   av_kind kind;
   int64_t n, salt;
+  const int64_t *more; /* added to the salt when it runs; NULL: nothing */
 } filling;
 
 static bool run_filling(void *context) {
   const filling *f = context;
+  const int64_t salt = f->salt + (f->more != NULL ? *f->more : 0);
   for (int64_t i = 0; i < f->n; ++i) {
-    const double value = term(i, comm.rank, f->salt);
+    const double value = term(i, comm.rank, salt);
     if (f->kind == AV_SUM) {
       ((double *)f->array)[i] = value;
     } else {
       ((float *)f->array)[i] = (float)value;
     }
   }
-  free(context);
   return true;
 }
 
+static void queue_filling(filling f) {
+  static const av_stream_work work = {.run = run_filling};
+  assert_int_equal(av_stream_queue(r.gpu.stream, &work, &f, sizeof f), cudaSuccess);
+}
+
 static void fill(void *array, av_kind kind, int64_t n, int64_t salt) {
-  filling *f = malloc(sizeof *f);
-  *f = (filling){array, kind, n, salt};
-  cuda_host_queue(r.gpu.stream, run_filling, f);
+  queue_filling((filling){array, kind, n, salt, NULL});
 }
 
 static void wait_all(void) { assert_int_equal(av_gpu_wait(&r.be, "the test"), AV_OK); }
 
 static const int64_t lengths[] = {0, 1, 15, 16, 17, 40, 48, 96, 1000, 5000};
-enum { LENGTHS = sizeof lengths / sizeof lengths[0] };
+enum { LENGTHS = sizeof lengths / sizeof lengths[0], FEW = 3 };
 
 /* ---- values ---- */
 
@@ -150,7 +154,7 @@ static void check_own(const void *array, av_kind kind, int64_t n, int64_t salt) 
 /* Two sums by shares, with other work and a sum to all between; then all of it everywhere. After
  * the last begin nothing but share_end makes the main stream wait. */
 static void check_shares(av_kind kind, int64_t n) {
-  enum { ARRAYS = 2, FEW = 3 };
+  enum { ARRAYS = 2 };
   void *array[ARRAYS];
   void *between = make(AV_SUM, FEW);
   for (int64_t a = 0; a < ARRAYS; ++a) {
@@ -308,6 +312,137 @@ static void no_invitation(void **unused) {
   close_way();
 }
 
+/* ---- captured ---- */
+
+/* The sums of a training step: by shares beside, to all meanwhile, and the gather. The step's
+ * number, `at`, is on the device, and so are all results. */
+typedef struct step {
+  av_kind kind;
+  int64_t n;
+  void *grads, *own, *sums;
+  int64_t *at;
+} step;
+
+static step make_step(av_kind kind, int64_t n) {
+  return (step){kind, n, make(kind, n), make(kind, n), make(AV_SUM, FEW), make(AV_SUM, 1)};
+}
+
+static void queue_step(const step *s) {
+  queue_filling((filling){s->grads, s->kind, s->n, 1, s->at});
+  av_gpu_share_begin(&r.be, s->kind, s->grads, s->n);
+  queue_filling((filling){s->sums, AV_SUM, FEW, 2, s->at});
+  av_gpu_allreduce(&r.be, AV_SUM, s->sums, FEW);
+  av_gpu_share_end(&r.be);
+  const size_t bytes = (size_t)s->n * r.be.bytes[s->kind];
+  assert_int_equal(cudaMemcpyAsync(s->own, s->grads, bytes, cudaMemcpyDeviceToDevice, r.gpu.stream),
+                   cudaSuccess);
+  av_gpu_share_gather(&r.be, s->kind, s->grads, s->n);
+}
+
+static void check_step(const step *s) {
+  check_own(s->own, s->kind, s->n, 1 + *s->at);
+  for (int64_t i = 0; i < s->n + FEW; ++i) {
+    const int64_t j = i - s->n; /* of the sums, which come last */
+    assert_true(j < 0 ? at(s->grads, s->kind, i) == term_sum(i, 1 + *s->at)
+                      : at(s->sums, AV_SUM, j) == term_sum(j, 2 + *s->at));
+  }
+}
+
+static void begin_capture(void) {
+  assert_int_equal(cudaStreamBeginCapture(r.gpu.stream, cudaStreamCaptureModeThreadLocal),
+                   cudaSuccess);
+}
+
+static cudaGraphExec_t end_capture(void) {
+  cudaGraph_t graph;
+  cudaGraphExec_t ready;
+  assert_int_equal(cudaStreamEndCapture(r.gpu.stream, &graph), cudaSuccess);
+  assert_int_equal(cudaGraphInstantiate(&ready, graph, 0), cudaSuccess);
+  cudaGraphDestroy(graph);
+  return ready;
+}
+
+/* As a training loop does it: once as ever, once captured, played again and again, others between.
+ */
+static void check_captured(av_kind kind, int64_t n) {
+  enum { STEPS = 5, OTHER = 3 };
+  const step s = make_step(kind, n);
+  cudaGraphExec_t ready = NULL;
+  for (*s.at = 0; *s.at < STEPS; ++*s.at) {
+    const int before = standin.operations;
+    if (*s.at == 1) {
+      begin_capture();
+      queue_step(&s);
+      ready = end_capture();
+      wait_all();
+      assert_int_equal(standin.operations, before); /* nothing has run */
+    }
+    if (*s.at == 0 || *s.at == OTHER) {
+      queue_step(&s);
+    } else {
+      assert_int_equal(cudaGraphLaunch(ready, r.gpu.stream), cudaSuccess);
+      assert_int_equal(cudaGraphLaunch(ready, r.gpu.stream), cudaSuccess); /* the same once more */
+    }
+    wait_all();
+    assert_true(comm.size == 1 || standin.operations > before);
+    check_step(&s);
+  }
+  cudaGraphExecDestroy(ready);
+  for (int i = 0; i < 4; ++i) {
+    cudaFree((void *[]){s.grads, s.own, s.sums, s.at}[i]);
+  }
+}
+
+static void captured_steps(void **unused) {
+  (void)unused;
+  for (int w = 0; w < WAYS; ++w) {
+    if (!ways[w].through_mpi) {
+      open_way(&ways[w]);
+      check_captured(AV_GRAD, 1);
+      check_captured(AV_GRAD, 17);
+      check_captured(AV_SUM, 1000);
+      close_way();
+    }
+  }
+}
+
+/* A main stream that never waits for the sums beside makes no graph; the next capture does. */
+static void unjoined(void **unused) {
+  (void)unused;
+  if (comm.size == 1) {
+    return;
+  }
+  open_way(&ways[2]);
+  void *array = make(AV_GRAD, 40);
+  cudaGraph_t graph = NULL;
+  begin_capture();
+  av_gpu_share_begin(&r.be, AV_GRAD, array, 40);
+  assert_int_equal(cudaStreamEndCapture(r.gpu.stream, &graph), cudaErrorStreamCaptureUnjoined);
+  av_gpu_share_end(&r.be);
+  cudaFree(array);
+  close_way();
+}
+
+/* What waits for the GPU is refused in a capture, and spoils it; in the relaxed mode events from
+ * outside may be asked for. */
+static void waits_in_captures(void **unused) {
+  (void)unused;
+  open_way(&ways[0]);
+  cudaEvent_t event = NULL;
+  cudaGraph_t graph = NULL;
+  cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+  cudaEventRecord(event, r.gpu.stream);
+  begin_capture();
+  assert_int_equal(cudaEventQuery(event), cudaErrorStreamCaptureUnsupported);
+  assert_int_equal(cudaStreamEndCapture(r.gpu.stream, &graph), cudaErrorStreamCaptureInvalidated);
+  assert_int_equal(cudaStreamBeginCapture(r.gpu.stream, cudaStreamCaptureModeRelaxed), cudaSuccess);
+  assert_int_equal(av_gpu_wait_event(&r.be, event, "the test"), AV_OK);
+  assert_int_equal(cudaStreamQuery(r.gpu.stream), cudaErrorStreamCaptureUnsupported);
+  assert_int_equal(cudaStreamEndCapture(r.gpu.stream, &graph), cudaErrorStreamCaptureInvalidated);
+  cudaEventDestroy(event);
+  close_way();
+}
+
 /* ---- what is counted ---- */
 
 static void counted(void **unused) {
@@ -354,6 +489,9 @@ int main(int argc, char **argv) {
       cmocka_unit_test_teardown(events, nothing_left),
       cmocka_unit_test_teardown(broken_alone, nothing_left),
       cmocka_unit_test_teardown(no_invitation, nothing_left),
+      cmocka_unit_test_teardown(captured_steps, nothing_left),
+      cmocka_unit_test_teardown(unjoined, nothing_left),
+      cmocka_unit_test_teardown(waits_in_captures, nothing_left),
       cmocka_unit_test_teardown(counted, nothing_left),
   };
   const int failed = cmocka_run_group_tests(tests, NULL, NULL);
