@@ -3,8 +3,15 @@
  * The communicator does not block (blocking = 0), so that a rank can leave, by ncclCommAbort, when
  * others do not come. Every call may then return before its work is queued; we ask until it is,
  * because what is queued after it on the stream must come after it, and because NCCL allows no
- * other call meanwhile. Recent versions of NCCL start a thread for each call to queue from: tens of
- * microseconds of the host, which a captured step does not pay again.
+ * other call meanwhile. A thread of NCCL's own queues: in older versions (2.14) where a call has to
+ * connect ranks first, in recent ones (2.28) in every call (src/group.cc, ncclGroupEndInternal);
+ * that is tens of microseconds of the host, which a captured step does not pay again.
+ *
+ * In a capture the same holds: the operations are in the graph when the call is through. They are
+ * added to it by NCCL's thread, which also allocates where it needs to; so the capture must not be
+ * of the global mode, which forbids that to all threads. NCCL keeps what its part of a graph needs,
+ * and no communicator ends before the last graph with its operations is destroyed: graphs first,
+ * then av_gpu_nccl_close. av_gpu_nccl_end gives up waiting for that.
  *
  * NCCL runs the operations of one communicator one after another, whatever their streams: a sum
  * that follows a sum by shares waits for it, kernels between them do not. A second communicator
