@@ -1,6 +1,7 @@
 /* Life and memory of the cuda backend, and its table of operations. */
 #include "cuda_backend.h"
 
+#include "backend/gpu_memory.h"
 #include "base/memory.h"
 #include "comm.h"
 #include "kernels/step.h"
@@ -9,9 +10,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-
-/* cuBLAS takes no memory of its own during training, and chooses the same kernels in every run. */
-enum { BLAS_BYTES = 32 << 20 };
 
 void av_gpu_must(const av_backend *be, av_status status) {
   if (status != AV_OK) {
@@ -74,12 +72,13 @@ void *av_gpu_work(av_backend *be, size_t bytes) {
 
 /* --- life ----------------------------------------------------------------------------------- */
 
+/* cuBLAS takes no memory of its own during training, and chooses the same kernels in every run. */
 static av_status open_blas(av_backend *be) {
   av_gpu *gpu = av_gpu_of(be);
   AV_TRY(AV_CUBLAS(cublasCreate(&gpu->blas)));
   AV_TRY(AV_CUBLAS(cublasSetStream(gpu->blas, gpu->stream)));
-  AV_TRY(AV_CUDA(cudaMalloc(&gpu->blas_work, BLAS_BYTES)));
-  return AV_CUBLAS(cublasSetWorkspace(gpu->blas, gpu->blas_work, BLAS_BYTES));
+  AV_TRY(AV_CUDA(cudaMalloc(&gpu->blas_work, AV_GPU_BLAS_BYTES)));
+  return AV_CUBLAS(cublasSetWorkspace(gpu->blas, gpu->blas_work, AV_GPU_BLAS_BYTES));
 }
 
 static av_status open_device(av_backend *be) {
@@ -89,6 +88,16 @@ static av_status open_device(av_backend *be) {
   AV_TRY(AV_CUDA(cudaMalloc((void **)&gpu->on_device, sizeof *gpu->on_device)));
   AV_TRY(AV_CUDA(cudaMemsetAsync(gpu->on_device, 0, sizeof *gpu->on_device, gpu->stream)));
   return open_blas(be);
+}
+
+/* What each of those who share the device may take: when all of them have opened it, and before any
+ * of them goes on. */
+static av_status measure_room(av_backend *be) {
+  av_gpu *gpu = av_gpu_of(be);
+  size_t all = 0;
+  AV_TRY(AV_CUDA(cudaMemGetInfo(&gpu->room, &all)));
+  gpu->room /= (size_t)gpu->sharing;
+  return AV_OK;
 }
 
 static void gpu_close(av_backend *be) {
@@ -121,10 +130,13 @@ static av_status gpu_open(av_backend *be) {
   av_status status = gpu != NULL ? AV_OK : av_fail(AV_NOMEM, "out of memory (GPU)");
   status = av_agree(be->comm, status);
   if (status == AV_OK) {
-    status = av_gpu_place(be->comm, be->sums_by_mpi, &gpu->device);
+    status = av_gpu_place(be->comm, be->sums_by_mpi, &gpu->device, &gpu->sharing);
   }
   if (status == AV_OK) {
     status = av_agree(be->comm, open_device(be));
+  }
+  if (status == AV_OK) {
+    status = av_agree(be->comm, measure_room(be));
   }
   if (status == AV_OK) {
     status = av_gpu_ranks_open(be, &gpu->ranks);

@@ -1,10 +1,11 @@
-/* Minibatches: numbers of rows of the resident slab. Selecting is one copy of 4 bytes a row; the
- * counts stay where they are, and kernels find them by row. */
+/* Minibatches: numbers of rows of the slab. Selecting is one copy of 4 bytes a row; resident counts
+ * stay where they are, and kernels find them by row. Others are streamed: stage.h. */
 #include "state.h"
 
 #include "base/memory.h"
 #include "comm.h"
 #include "pass.h"
+#include "stage.h"
 
 #include <stdlib.h>
 
@@ -16,6 +17,7 @@ void av_gpu_batch_free(av_backend *be, av_batch *batch) {
     return;
   }
   (void)cudaStreamSynchronize(av_gpu_of(be)->stream); /* rows may still be on their way */
+  av_gpu_stage_free(be, batch->stage);
   for (int b = 0; b < AV_GPU_ROW_BUFFERS; ++b) {
     if (batch->arrived[b] != NULL) {
       (void)cudaEventDestroy(batch->arrived[b]);
@@ -52,15 +54,19 @@ av_status av_gpu_batch_create(av_backend *be, av_data *data, int64_t max_rows, a
   av_batch *made = av_calloc(1, sizeof *made);
   AV_TRY_ALLOC(made);
   made->data = data;
-  const av_status status = allocate(be, made, row_numbers(max_rows));
+  av_status status = allocate(be, made, row_numbers(max_rows));
+  made->view = (av_gpu_rows){.data = data->on_device,
+                             .n = made->on_device,
+                             .row = made->on_device + 1,
+                             .place = made->on_device + 1,
+                             .max_rows = max_rows};
+  if (status == AV_OK && data->source != NULL) {
+    status = av_gpu_stage_create(be, data->source, max_rows, &made->view, &made->stage);
+  }
   if (status != AV_OK) {
     av_gpu_batch_free(be, made);
     return status;
   }
-  made->view = (av_gpu_rows){.data = data->on_device,
-                             .n = made->on_device,
-                             .row = made->on_device + 1,
-                             .max_rows = max_rows};
   *batch = made;
   return AV_OK;
 }
@@ -73,6 +79,9 @@ void av_gpu_batch_send(av_backend *be, av_batch *batch) {
                                   row_numbers(batch->n) * sizeof *batch->on_device,
                                   cudaMemcpyHostToDevice, stream));
   AV_GPU_MUST(be, cudaEventRecord(batch->arrived[buffer], stream));
+  if (batch->stage != NULL) {
+    av_gpu_stage_take(be, batch->stage);
+  }
 }
 
 void av_gpu_batch_select(av_backend *be, av_batch *batch, int64_t n, const int64_t *rows) {
@@ -84,6 +93,9 @@ void av_gpu_batch_select(av_backend *be, av_batch *batch, int64_t n, const int64
   host[0] = (int32_t)n;
   for (int64_t i = 0; i < n; ++i) {
     host[1 + i] = (int32_t)rows[i];
+  }
+  if (batch->stage != NULL) {
+    av_gpu_stage_send(be, batch->stage, n, rows);
   }
   if (gpu->in_pass) {
     gpu->selected = batch;

@@ -1,8 +1,11 @@
-/* Data handles: a rank's slab of counts, and what is known of its cells, in the device's memory for
- * the whole run, in the widths the host keeps them (3-4 bytes a non-zero). */
+/* Data handles: what is known of a rank's cells, and their counts if they fit, in the device's
+ * memory for the whole run, in the widths the host keeps them (3-4 bytes a non-zero). Counts that
+ * do not fit stay with the host, and each minibatch's travel (stage.h). */
 #include "state.h"
 
+#include "base/log.h"
 #include "base/memory.h"
+#include "stage.h"
 
 #include <stdlib.h>
 
@@ -22,6 +25,7 @@ void av_gpu_data_free(av_backend *be, av_data *data) {
   for (int i = 0; i < data->n_memory; ++i) {
     (void)cudaFree(data->memory[i]);
   }
+  av_gpu_source_free(data->source);
   free(data);
 }
 
@@ -86,20 +90,20 @@ static const float *put_log_sizes(av_loading *loading, const av_dataset *dataset
   return put_temporary(loading, log_size, n, sizeof *log_size);
 }
 
-static void put_counts(av_loading *loading, const av_counts *counts) {
-  static const size_t value_bytes[] = {[AV_COUNT_U8] = sizeof(uint8_t),
-                                       [AV_COUNT_U16] = sizeof(uint16_t),
-                                       [AV_COUNT_F32] = sizeof(float)};
-  const int64_t entries = counts->n_nonzero;
-  av_gpu_data *to = &loading->data->on_device;
+/* What is known of the counts wherever they are. */
+static void describe_counts(av_gpu_data *to, const av_counts *counts) {
   to->n_genes = counts->n_genes;
   to->wide_genes = counts->wide_genes;
   to->kind = (int)counts->kind;
-  to->n_escaped = counts->n_escaped;
+}
+
+static void put_counts(av_loading *loading, const av_counts *counts, const av_gpu_slab *slab) {
+  const int64_t entries = counts->n_nonzero;
+  av_gpu_data *to = &loading->data->on_device;
   to->row_start = put(loading, counts->row_start, counts->n_rows + 1, sizeof *counts->row_start);
-  to->gene =
-      put(loading, counts->gene, entries, counts->wide_genes ? sizeof(uint32_t) : sizeof(uint16_t));
-  to->value = put(loading, counts->value, entries, value_bytes[counts->kind]);
+  to->gene = put(loading, counts->gene, entries, (size_t)slab->gene_bytes);
+  to->value = put(loading, counts->value, entries, (size_t)slab->value_bytes);
+  to->n_escaped = put(loading, &counts->n_escaped, 1, sizeof counts->n_escaped);
   to->escaped_at = put(loading, counts->escaped_at, counts->n_escaped, sizeof *counts->escaped_at);
   to->escaped_value = put_floats(loading, counts->escaped_value, counts->n_escaped);
 }
@@ -124,6 +128,93 @@ static void put_cells(av_loading *loading, const av_dataset *dataset) {
   to->log_size = put_log_sizes(loading, dataset);
 }
 
+/* --- what fits -------------------------------------------------------------------------------- */
+
+/* Bytes that this rank may still take of its device. */
+static av_status look_for_room(const av_gpu *gpu, int64_t *room) {
+  size_t now = 0;
+  size_t all = 0;
+  AV_TRY(AV_CUDA(cudaMemGetInfo(&now, &all)));
+  *room = (int64_t)(now < gpu->room ? now : gpu->room);
+  return AV_OK;
+}
+
+static int64_t sum_of(const av_gpu_need *need, bool streamed) {
+  return (streamed ? need->staging : need->counts) + need->cells + need->model;
+}
+
+/* Whether counts can stay on the device: by what it has, and by what the user gives it. */
+static bool counts_fit(const av_backend *be, int64_t room) {
+  const av_gpu_use *use = &be->gpu;
+  const int64_t spare = AV_GPU_SPARE_BYTES / av_gpu_of(be)->sharing;
+  const int64_t limit = use->limit / av_gpu_of(be)->sharing;
+  return sum_of(&use->need, false) + spare <= room &&
+         (limit == 0 || av_gpu_size_needed(&use->need, false) <= limit);
+}
+
+static av_status too_large(const av_backend *be, const av_dataset *dataset, int64_t room) {
+  const av_gpu_need *need = &be->gpu.need;
+  return av_fail(
+      AV_NOMEM,
+      "%lld cells do not fit the GPU, though their counts are streamed: facts of the cells take "
+      "%.3f GB, minibatches on their way %.3f, the model %.3f, and %.3f are free; use more ranks, "
+      "or a smaller [train] batch_size",
+      (long long)dataset->n_local, 1e-9 * (double)need->cells, 1e-9 * (double)need->staging,
+      1e-9 * (double)need->model, 1e-9 * (double)room);
+}
+
+/* Counts that do not fit are streamed. Memory beyond the user's limit that cannot be done without
+ * is taken all the same. */
+static av_status choose_residence(av_backend *be, const av_dataset *dataset,
+                                  const av_gpu_slab *slab, av_data *data) {
+  av_gpu_use *use = &be->gpu;
+  int64_t room = 0;
+  AV_TRY(look_for_room(av_gpu_of(be), &room));
+  use->need.counts = av_gpu_counts_bytes(slab);
+  use->need.cells = av_gpu_cells_bytes(slab);
+  use->need.staging = 0;
+  use->streamed = !counts_fit(be, room);
+  if (!use->streamed) {
+    return AV_OK;
+  }
+  AV_TRY(av_gpu_source_create(dataset, &data->source));
+  use->need.staging = av_gpu_staging_bytes(av_gpu_source_slot_bytes(data->source, use->max_rows));
+  if (sum_of(&use->need, true) > room) {
+    return too_large(be, dataset, room);
+  }
+  const int64_t size = av_gpu_size_needed(&use->need, true) * av_gpu_of(be)->sharing;
+  if (use->limit > 0 && size > use->limit) {
+    av_warn(
+        "[runtime] gpu_memory = %g: with counts streamed the run still takes up to %.3f GB of a "
+        "GPU; use more GPUs, or a smaller [train] batch_size",
+        1e-9 * (double)use->limit, 1e-9 * (double)size);
+  }
+  return AV_OK;
+}
+
+/* --- loading ---------------------------------------------------------------------------------- */
+
+static av_status load(av_backend *be, const av_dataset *dataset, av_data *data) {
+  const av_gpu_slab slab = av_gpu_slab_of(dataset);
+  av_loading loading = {.gpu = av_gpu_of(be), .data = data};
+  AV_TRY(choose_residence(be, dataset, &slab, data));
+  loading.status = AV_OK;
+  describe_counts(&data->on_device, &dataset->counts);
+  if (data->source == NULL) {
+    put_counts(&loading, &dataset->counts, &slab);
+  }
+  put_cells(&loading, dataset);
+  if (loading.status == AV_OK) {
+    /* what was copied from the dataset itself */
+    loading.status = AV_CUDA(cudaStreamSynchronize(loading.gpu->stream));
+  }
+  return loading.status == AV_NOMEM
+             ? av_fail(AV_NOMEM, "%lld cells with %lld counts take more than %.2f GB on the device",
+                       (long long)dataset->n_local, (long long)dataset->counts.n_nonzero,
+                       1e-9 * (double)loading.bytes)
+             : loading.status;
+}
+
 av_status av_gpu_data_load(av_backend *be, const av_dataset *dataset, av_data **data) {
   if (dataset->n_local > INT32_MAX) {
     return av_fail(AV_USAGE, "the cuda backend takes at most %d cells a rank, not %lld: use more",
@@ -132,21 +223,10 @@ av_status av_gpu_data_load(av_backend *be, const av_dataset *dataset, av_data **
   av_data *made = av_calloc(1, sizeof *made);
   AV_TRY_ALLOC(made);
   made->dataset = dataset;
-  av_loading loading = {.gpu = av_gpu_of(be), .data = made, .status = AV_OK};
-  put_counts(&loading, &dataset->counts);
-  put_cells(&loading, dataset);
-  if (loading.status == AV_OK) {
-    /* what was copied from the dataset itself */
-    loading.status = AV_CUDA(cudaStreamSynchronize(loading.gpu->stream));
-  }
-  if (loading.status != AV_OK) {
+  const av_status status = load(be, dataset, made);
+  if (status != AV_OK) {
     av_gpu_data_free(be, made);
-    return loading.status == AV_NOMEM
-               ? av_fail(AV_NOMEM,
-                         "%lld cells with %lld counts take more than %.2f GB on the device",
-                         (long long)dataset->n_local, (long long)dataset->counts.n_nonzero,
-                         1e-9 * (double)loading.bytes)
-               : loading.status;
+    return status;
   }
   *data = made;
   return AV_OK;

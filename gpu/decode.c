@@ -3,19 +3,19 @@
  * that a call can be captured and replayed. */
 #include "state.h"
 
+#include "backend/gpu_memory.h"
 #include "comm.h"
 #include "config/config.h"
 #include "gemm.h"
 #include "kernels/decode.h"
 
 enum {
-  SCRATCH = 256 << 20,     /* bytes at most of what a chunk's cells need, where 32 cells fit */
   WIDE_BYTES = 32 << 20,   /* of the heads' rows, wide: they stay in the second-level cache ... */
   WIDE_CELLS = 256,        /* ... but with fewer cells the weights cost more than the rows */
   OUTPUT_BYTES = 32 << 20, /* of rho and mu on the device */
-  SLAB_CELLS = 256,        /* at most: a warp adds a fourth of them in float */
-  BLOCKS = 1024,           /* of tiles, that are enough */
-  ALIGNMENT = 256          /* bytes */
+  SLAB_CELLS = AV_GPU_DECODE_SLAB, /* at most: a warp adds a fourth of them in float */
+  BLOCKS = AV_GPU_DECODE_BLOCKS,
+  ALIGNMENT = 256 /* bytes */
 };
 
 /* A call. */
@@ -145,7 +145,7 @@ static void cut_losses(decode_run *run) {
   const int64_t shapes = run->dispersions.n_keys > 0 ? row : 0;
   const int64_t dx = call->wide ? 0 : call->n_tiles * call->n_in * (int64_t)sizeof(float);
   const int64_t starts = (call->n_tiles + 1) * (int64_t)sizeof(int32_t);
-  int64_t chunk = SCRATCH / (heads + shapes + dx + starts);
+  int64_t chunk = AV_GPU_DECODE_SCRATCH / (heads + shapes + dx + starts);
   if (call->wide) {
     chunk = at_most(chunk, at_least(WIDE_BYTES / heads, WIDE_CELLS));
   }

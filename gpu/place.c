@@ -98,10 +98,18 @@ static av_status choose(MPI_Comm node, int n_visible, av_place *mine, av_place *
   return AV_CUDA(cudaDeviceGetPCIBusId(mine->gpu, BUS_ID, *device));
 }
 
+static int count_ranks(const av_place *places, int ranks, const char *gpu) {
+  int n = 0;
+  for (int r = 0; r < ranks; ++r) {
+    n += strcmp(places[r].gpu, gpu) == 0 ? 1 : 0;
+  }
+  return n;
+}
+
 /* Among the ranks of this node, which all see GPUs. Every rank takes part in every exchange: what
  * fails on one of them waits for the next agreement. */
 static av_status place_on(const av_comm *comm, MPI_Comm node, int n_visible, uint64_t visible,
-                          bool may_share, int *device) {
+                          bool may_share, int *device, int *sharing) {
   av_place mine = {.visible = visible};
   av_place *places = av_calloc((size_t)comm->local_size, sizeof *places);
   av_status status =
@@ -111,6 +119,7 @@ static av_status place_on(const av_comm *comm, MPI_Comm node, int n_visible, uin
   const int bytes = (int)sizeof mine;
   status = AV_MPI(MPI_Allgather(&mine, bytes, MPI_BYTE, places, bytes, MPI_BYTE, node));
   const int gpus = count_gpus(places, comm->local_size);
+  *sharing = count_ranks(places, comm->local_size, mine.gpu);
   if (status == AV_OK && gpus < comm->local_size && !may_share) {
     status = too_few(comm->local_size, gpus);
   }
@@ -120,10 +129,11 @@ done:
   return status;
 }
 
-av_status av_gpu_place(const av_comm *comm, bool may_share, int *device) {
+av_status av_gpu_place(const av_comm *comm, bool may_share, int *device, int *sharing) {
   int n_visible = 0;
   uint64_t visible = 0;
   *device = 0;
+  *sharing = 1;
   AV_TRY(av_agree(comm, look(comm, &n_visible, &visible)));
   if (comm->size == 1) {
     return AV_OK;
@@ -131,7 +141,7 @@ av_status av_gpu_place(const av_comm *comm, bool may_share, int *device) {
   MPI_Comm node = MPI_COMM_NULL;
   AV_TRY(AV_MPI(
       MPI_Comm_split_type(comm->mpi, MPI_COMM_TYPE_SHARED, comm->rank, MPI_INFO_NULL, &node)));
-  const av_status status = place_on(comm, node, n_visible, visible, may_share, device);
+  const av_status status = place_on(comm, node, n_visible, visible, may_share, device, sharing);
   const av_status freed = AV_MPI(MPI_Comm_free(&node));
   return status != AV_OK ? status : freed;
 }

@@ -2,14 +2,14 @@
  * are cut. All follows from sizes that do not change in a run. */
 #include "state.h"
 
+#include "backend/gpu_memory.h"
 #include "kernels/sparse_linear.h"
 
 enum {
-  FULL = 528,         /* blocks that the device holds at a time: 4 on each of 132 multiprocessors */
-  ENOUGH = 396,       /* that keep it busy */
-  SLAB_CELLS = 256,   /* fewer are not worth sums of their own */
-  ALIGNMENT = 256,    /* bytes */
-  SCRATCH = 128 << 20 /* bytes at most for the bounds, and for the slabs' sums */
+  FULL = 528,       /* blocks that the device holds at a time: 4 on each of 132 multiprocessors */
+  ENOUGH = 396,     /* that keep it busy */
+  SLAB_CELLS = 256, /* fewer are not worth sums of their own */
+  ALIGNMENT = 256   /* bytes */
 };
 
 static int64_t parts(int64_t n, int64_t size) { return (n + size - 1) / size; }
@@ -35,7 +35,7 @@ static int64_t cut_genes(av_gpu_sparse_grad *grad, int genes_a_warp) {
 static void cut(av_gpu_sparse_grad *grad, int64_t max_rows) {
   const int64_t columns = parts(grad->n, AV_SPARSE_COLUMNS);
   const int64_t sums = (grad->n_genes + grad->extras) * grad->n * (int64_t)sizeof(float);
-  const int64_t slabs = at_least(at_most(max_rows / SLAB_CELLS, SCRATCH / sums), 1);
+  const int64_t slabs = at_least(at_most(max_rows / SLAB_CELLS, AV_GPU_SPARSE_SCRATCH / sums), 1);
   int genes_a_warp = 8;
   int64_t blocks = cut_genes(grad, genes_a_warp) * columns;
   while (genes_a_warp > 2 && blocks * slabs < ENOUGH) {
@@ -43,7 +43,7 @@ static void cut(av_gpu_sparse_grad *grad, int64_t max_rows) {
     blocks = cut_genes(grad, genes_a_warp) * columns;
   }
   const int64_t bounds = (grad->chunks + 1) * (int64_t)sizeof *grad->bounds;
-  grad->pass_rows = at_least(at_most(max_rows, SCRATCH / bounds), AV_SPARSE_TILE);
+  grad->pass_rows = at_least(at_most(max_rows, AV_GPU_SPARSE_SCRATCH / bounds), AV_SPARSE_TILE);
   const int64_t slab = parts(grad->pass_rows, at_most(slabs, parts(FULL, blocks)));
   grad->slab_rows = parts(slab, AV_SPARSE_TILE) * AV_SPARSE_TILE;
   grad->slabs = parts(grad->pass_rows, grad->slab_rows);

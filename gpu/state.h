@@ -24,6 +24,8 @@ typedef enum av_gpu_mode {
 
 typedef struct av_gpu {
   int device;
+  int sharing; /* ranks that have this device, with this one */
+  size_t room; /* bytes of it that were free for this rank when it opened */
   cudaStream_t stream;
   cublasHandle_t blas;
   void *blas_work;
@@ -41,10 +43,14 @@ typedef struct av_gpu {
   bool in_pass;
 } av_gpu;
 
+typedef struct av_gpu_source av_gpu_source; /* stage.h */
+typedef struct av_gpu_stage av_gpu_stage;
+
 struct av_data {
   const av_dataset *dataset; /* borrowed */
   av_gpu_data on_device;
-  void *memory[12]; /* to free */
+  av_gpu_source *source; /* counts that are streamed; NULL: they are resident */
+  void *memory[12];      /* to free */
   int n_memory;
 };
 
@@ -57,6 +63,7 @@ struct av_batch {
   cudaEvent_t arrived[AV_GPU_ROW_BUFFERS];
   int next;
   struct av_gpu_graph *graphs; /* (AV_PASSES) pass.h */
+  av_gpu_stage *stage;         /* NULL: counts are resident */
 };
 
 static inline av_gpu *av_gpu_of(const av_backend *be) { return (av_gpu *)be->state; }

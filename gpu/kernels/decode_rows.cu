@@ -210,8 +210,9 @@ static __device__ __forceinline__ void add_entries(const av_gpu_decode &call,
   const double l = (double)call.l[call.first + tile.first + mine];
   const float4 cell = cell_of[mine];
   const double2 exact = exact_of[mine];
-  const int64_t start = data.row_start[row];
-  const int n = (int)(data.row_start[row + 1] - start);
+  const av_entries entries = av_entries_of(call.rows, call.first + tile.first + mine);
+  const int64_t start = entries.start;
+  const int n = (int)entries.n;
   int32_t *starts =
       call.starts == NULL ? NULL : call.starts + (tile.first + mine) * (call.n_tiles + 1);
   double loss = 0.0;

@@ -123,7 +123,7 @@ static __device__ __forceinline__ av_tile_cells av_tile_cells_of(const av_gpu_de
     const int begin = starts[0];
     cells.count = starts[1] - begin;
     cells.row = call.rows.row[call.first + base + place.lane];
-    cells.at = call.rows.data.row_start[cells.row] + begin;
+    cells.at = av_entries_of(call.rows, call.first + base + place.lane).start + begin;
   }
   return cells;
 }

@@ -17,7 +17,20 @@ static __device__ __forceinline__ int64_t av_cell_of(const av_gpu_rows &rows, in
   return rows.data.first + rows.row[i];
 }
 
-/* Entry `at` of the slab's counts. */
+/* Entries of row i of the minibatch: n from `start` on. Who reads counts begins here, wherever they
+ * lie. */
+typedef struct av_entries {
+  int64_t start, n;
+} av_entries;
+static __device__ __forceinline__ av_entries av_entries_of(const av_gpu_rows &rows, int64_t i) {
+  const int64_t at = rows.place[i];
+  av_entries entries;
+  entries.start = rows.data.row_start[at];
+  entries.n = rows.data.row_start[at + 1] - entries.start;
+  return entries;
+}
+
+/* Entry `at` of the counts. */
 static __device__ __forceinline__ int av_entry_gene(const av_gpu_data &data, int64_t at) {
   return data.wide_genes ? (int)((const uint32_t *)data.gene)[at]
                          : (int)((const uint16_t *)data.gene)[at];
@@ -26,7 +39,7 @@ static __device__ __forceinline__ int av_entry_gene(const av_gpu_data &data, int
 /* The value of an escape: those are few, and found by halving. */
 static __device__ inline float av_escaped(const av_gpu_data &data, int64_t at) {
   int64_t low = 0;
-  int64_t high = data.n_escaped - 1;
+  int64_t high = *data.n_escaped - 1;
   while (low < high) {
     const int64_t middle = low + (high - low) / 2;
     if (data.escaped_at[middle] < at) {

@@ -143,10 +143,9 @@ static __global__ void forward(av_gpu_rows rows, forward_shape shape, const floa
   if (present) {
     const av_gpu_data &data = rows.data;
     const int64_t cell = rows.row[i];
-    const int64_t start = data.row_start[cell];
-    const int64_t length = data.row_start[cell + 1] - start;
-    sum = weighted_rows<whole>(data, shape, start + length * share / warps,
-                               start + length * (share + 1) / warps, w, column);
+    const av_entries entries = av_entries_of(rows, i);
+    sum = weighted_rows<whole>(data, shape, entries.start + entries.n * share / warps,
+                               entries.start + entries.n * (share + 1) / warps, w, column);
     if (shape.covariates) {
       sum = plus(
           sum, covariate_rows<whole>(data, shape, cell, share, w + data.n_genes * shape.n, column));
@@ -199,14 +198,14 @@ static __global__ void chunk_bounds(av_gpu_rows rows, av_gpu_sparse_grad grad, i
   }
   const int chunk = grad.genes_a_warp * WARPS;
   const int chunks = (int)grad.chunks;
-  const int64_t start = data.row_start[rows.row[first + at]];
-  const int64_t length = data.row_start[rows.row[first + at] + 1] - start;
+  const av_entries entries = av_entries_of(rows, first + at);
   uint32_t *bounds = grad.bounds + at * (chunks + 1);
   int next = 0; /* chunk whose beginning has not been met */
   for (int64_t begin = 0; next <= chunks; begin += AV_WARP) {
     /* past the end of the list there is only what follows the last chunk */
-    const int mine =
-        begin + lane < length ? av_entry_gene(data, start + begin + lane) / chunk : chunks;
+    const int mine = begin + lane < entries.n
+                         ? av_entry_gene(data, entries.start + begin + lane) / chunk
+                         : chunks;
     const int last = __shfl_sync(AV_ALL_LANES, mine, AV_WARP - 1);
     for (; next <= last; next += AV_WARP) {
       const int wanted = next + lane;
@@ -222,7 +221,7 @@ static __global__ void chunk_bounds(av_gpu_rows rows, av_gpu_sparse_grad grad, i
     next = last + 1;
   }
   if (lane == 0) {
-    grad.start[at] = start;
+    grad.start[at] = entries.start;
   }
 }
 

@@ -15,7 +15,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* A rank's slab, resident. Counts as in data/counts.h, cells as in data/dataset.h. */
+/* A rank's slab. Counts as in data/counts.h, cells as in data/dataset.h. */
 typedef struct av_gpu_data {
   int64_t first; /* global number of the first cell */
   int64_t n_genes;
@@ -23,8 +23,8 @@ typedef struct av_gpu_data {
   const void *gene;         /* uint16_t, or uint32_t if wide_genes */
   const void *value;        /* uint8_t, uint16_t or float: kind */
   bool wide_genes;
-  int kind; /* av_count_kind */
-  int64_t n_escaped;
+  int kind;                    /* av_count_kind */
+  const int64_t *n_escaped;    /* (1) */
   const int64_t *escaped_at;   /* (n_escaped) increasing */
   const float *escaped_value;  /* (n_escaped) */
   int n_factors, n_onehot;     /* of the design; O */
@@ -37,11 +37,14 @@ typedef struct av_gpu_data {
   const float *log_size;       /* (cells) logarithm of the size factor, or of the library size */
 } av_gpu_data;
 
-/* The rows of a minibatch. */
+/* The rows of a minibatch. Where counts are streamed (stage.h), those in `data` are the minibatch's
+ * alone, in its order. */
 typedef struct av_gpu_rows {
   av_gpu_data data;
   const int32_t *n;   /* (1) B */
   const int32_t *row; /* (max_rows) numbers within the slab */
+  const int32_t
+      *place; /* (max_rows) in row_start: `row`, or 0, 1, 2, ... if it is the minibatch's */
   int64_t max_rows;
 } av_gpu_rows;
 

@@ -55,7 +55,8 @@ av_status av_backend_open_ops(av_backend *be, const av_backend_ops *ops,
                      .precision = options->precision,
                      .sums_by_mpi = options->sums_by_mpi,
                      .keeps_passes = options->keeps_passes,
-                     .gpu_timeout = options->gpu_timeout};
+                     .gpu_timeout = options->gpu_timeout,
+                     .gpu.limit = options->gpu_memory};
   return av_agree(comm, ops->open(be));
 }
 

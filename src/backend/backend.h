@@ -34,6 +34,7 @@
 #ifndef AV_BACKEND_BACKEND_H
 #define AV_BACKEND_BACKEND_H
 
+#include "backend/gpu_memory.h"
 #include "base/comm.h"
 #include "base/status.h"
 #include "data/dataset.h"
@@ -45,7 +46,7 @@
 typedef struct av_real av_real;
 typedef struct av_grad av_grad;
 typedef struct av_sum av_sum;
-typedef struct av_data av_data;   /* a rank's slab of counts and facts about its cells, resident */
+typedef struct av_data av_data;   /* a rank's slab of counts and facts about its cells */
 typedef struct av_batch av_batch; /* some of its rows, ready for the operations */
 
 typedef struct av_backend av_backend;
@@ -180,8 +181,8 @@ typedef struct av_backend_ops {
   /* A batch that can hold up to max_rows rows of `data`. */
   av_status (*batch_create)(av_backend *be, av_data *data, int64_t max_rows, av_batch **batch);
   void (*batch_free)(av_backend *be, av_batch *batch);
-  /* Points `batch` at n local rows (numbers within the slab, host memory); n <= max_rows, may be 0.
-   */
+  /* Points `batch` at n local rows (numbers within the slab, host memory), none of them twice;
+   * n <= max_rows, may be 0. */
   void (*batch_select)(av_backend *be, av_batch *batch, int64_t n, const int64_t *rows);
 
   /* REQUIRED: encoder */
@@ -326,6 +327,7 @@ struct av_backend {
   double gpu_timeout;
   size_t bytes[AV_KINDS]; /* of one element of each kind; set by open, as is the next */
   bool queues;            /* operations return before they are done; who reads waits for all */
+  av_gpu_use gpu;         /* cuda: memory of its device */
   void *state;            /* the backend's own */
 };
 
@@ -341,6 +343,7 @@ typedef struct av_backend_options {
   bool sums_by_mpi;   /* cuda: sums over ranks through host memory and MPI, not NCCL */
   bool keeps_passes;  /* cuda: passes that come again are kept as CUDA graphs */
   double gpu_timeout; /* cuda: seconds to wait for other ranks through NCCL; 0: for ever */
+  int64_t gpu_memory; /* cuda: bytes of one device that may be used; 0: what it has */
 } av_backend_options;
 
 /* Opens the backend that is asked for. One that is not in this build or has no device:

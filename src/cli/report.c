@@ -311,6 +311,9 @@ av_status av_report_model(const av_comm *comm, const av_config *config, const av
   } else {
     fact(out, "parameters", "%s", av_count_text(&a, facts->n_parameters));
   }
+  if (facts->gpu != NULL) {
+    fact(out, "on GPUs", "%s", facts->gpu);
+  }
   print_fit(config, facts, out);
   if (facts->output != NULL) {
     char *path = av_printable(facts->output);

@@ -43,6 +43,7 @@ typedef struct av_model_facts {
   int64_t n_steps;      /* minibatches an epoch */
   int64_t output_bytes; /* of the large matrices that will be written */
   const char *output;   /* where they go */
+  const char *gpu;      /* where the counts are, with GPUs; else NULL */
 } av_model_facts;
 av_status av_report_model(const av_comm *comm, const av_config *config, const av_model_facts *facts,
                           FILE *out);

@@ -159,6 +159,9 @@ static void check_runtime(av_checker *c) {
                         (cuda && config->runtime.gpu_sums == AV_GPU_SUMS_NCCL) ||
                             config->runtime.gpu_timeout == strtod(timeout->default_value, NULL),
                         "backend = cuda and gpu_sums = nccl");
+  if (!cuda && config->runtime.gpu_memory > 0.0) {
+    av_check_fault(c, AV_AT_runtime_gpu_memory, "a limit needs backend = cuda");
+  }
 }
 
 void av_check_training(av_checker *c) {

@@ -43,8 +43,7 @@ void av_counts_fetch(const av_counts *counts, int64_t row) {
   }
 }
 
-/* First escape at or after position `at`. */
-static int64_t escape_from(const av_counts *counts, int64_t at) {
+int64_t av_counts_escape_from(const av_counts *counts, int64_t at) {
   int64_t low = 0;
   int64_t high = counts->n_escaped;
   while (low < high) {
@@ -94,7 +93,7 @@ int64_t av_counts_row(const av_counts *counts, int64_t row, int32_t *gene, float
       value[i] = from[i];
     }
   }
-  for (int64_t e = escape_from(counts, first);
+  for (int64_t e = av_counts_escape_from(counts, first);
        e < counts->n_escaped && counts->escaped_at[e] < first + n; ++e) {
     value[counts->escaped_at[e] - first] = (float)counts->escaped_value[e];
   }
@@ -163,7 +162,7 @@ static double sum_of_floats(const float *value, int64_t n) {
 }
 
 void av_counts_sum_rows(const av_counts *counts, int64_t first, int64_t n_rows, double *sum) {
-  int64_t e = escape_from(counts, counts->row_start[first]);
+  int64_t e = av_counts_escape_from(counts, counts->row_start[first]);
   for (int64_t r = 0; r < n_rows; ++r) {
     const int64_t begin = counts->row_start[first + r];
     const int64_t end = counts->row_start[first + r + 1];

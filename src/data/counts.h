@@ -40,6 +40,8 @@ int64_t av_counts_bytes(const av_counts *counts);
 int64_t av_counts_row(const av_counts *counts, int64_t row, int32_t *gene, float *value);
 /* Asks for the row's memory, for an av_counts_row soon after. */
 void av_counts_fetch(const av_counts *counts, int64_t row);
+/* Number of the first escape at or after position `at`; n_escaped if there is none. */
+int64_t av_counts_escape_from(const av_counts *counts, int64_t at);
 /* Longest row. */
 int64_t av_counts_longest_row(const av_counts *counts);
 /* sum (n_rows): of the values of each of n_rows rows from `first` on, exact while below 2^53. */

@@ -6,6 +6,7 @@
 #include "io/h5ad_read.h"
 #include "io/h5ad_write.h"
 #include "model/saved.h"
+#include "run/gpu_plan.h"
 #include "run/results.h"
 #include "run/run.h"
 #include "train/schedule.h"
@@ -32,6 +33,7 @@ typedef struct plan {
   int64_t all_bytes;                     /* of all ranks together */
   int64_t output_bytes, free_bytes;
   int64_t memory_here; /* available on this machine; -1 unknown */
+  av_gpu_need gpu;     /* of the rank with most */
 } plan;
 
 /* Free space where the output goes; -1 if unknown. */
@@ -101,34 +103,25 @@ static widths widths_of(const av_config *config) {
   return (widths){.real = reference ? 8 : 4, .grad = reference || strict ? 8 : 4};
 }
 
-/* A linear decoder's heads, folded with their BatchNorm. */
-static int64_t fold_bytes(const av_layout *layout, const av_design *design, widths w) {
-  const av_model_spec *spec = &layout->spec;
-  if (!spec->linear || !spec->decoder_batch_norm) {
-    return 0;
-  }
-  const av_gene_head *heads[] = {&layout->scale, &layout->dropout, &layout->px_r_head};
-  int64_t bytes = 8 * av_fold_stats_size(design, layout->scale.n_in, layout->scale.n_onehot);
-  for (size_t h = 0; h < sizeof heads / sizeof *heads; ++h) {
-    const int64_t width = heads[h]->n_in + heads[h]->n_onehot;
-    bytes += heads[h]->w < 0 ? 0 : spec->n_genes * (width + 2) * (w.real + w.grad);
-  }
-  return bytes;
-}
-
 /* Parameters with gradients and moments, copies on the host, activations of `rows` cells. */
 static int64_t model_bytes(const av_config *config, const av_layout *layout,
                            const av_design *design, int64_t rows) {
-  const av_model_spec *spec = &layout->spec;
   const widths w = widths_of(config);
-  const int64_t hidden = spec->n_layers * (spec->linear ? 1 : 2) * spec->n_hidden;
-  const int64_t row = 3 * layout->first.n_out + 2 * hidden + 4 * spec->n_latent +
-                      2 * av_spec_decoder_input(spec) + 6;
   const int64_t copies =
       1 + (config->train.keep == AV_KEEP_BEST ? 1 : 0) + (config->train.n_restarts > 1 ? 1 : 0);
-  return layout->n_params * (3 * w.real + w.grad) +
-         copies * 8 * (layout->n_params + layout->n_running) + fold_bytes(layout, design, w) +
-         rows * w.real * row;
+  return av_model_bytes(layout, design, rows, w.real, w.grad) +
+         copies * 8 * (layout->n_params + layout->n_running);
+}
+
+/* The slab of the rank with most, if its values take the widest form that they can. */
+static av_gpu_slab largest_slab(const av_config *config, const av_dataset *dataset, int64_t n_cells,
+                                int64_t n_nonzero) {
+  av_gpu_slab slab = av_gpu_slab_of(dataset);
+  slab.n_cells = n_cells;
+  slab.n_nonzero = n_nonzero;
+  slab.gene_bytes = dataset->n_genes > 65536 ? 4 : 2;
+  slab.value_bytes = config->data.allow_non_counts ? 4 : 2;
+  return slab;
 }
 
 /* The design's sizes without a place for each cell. */
@@ -150,16 +143,27 @@ static void plan_ranks(const av_partition *partition, plan *made) {
   }
 }
 
+/* On the host, of minibatches on their way to a GPU that does not hold the counts. */
+static int64_t pinned_bytes(const av_config *config, const av_gpu_need *need) {
+  const int64_t limit = av_gpu_limit(config);
+  const bool streamed = config->runtime.backend == AV_BACKEND_CUDA && limit > 0 &&
+                        av_gpu_size_needed(need, false) > limit;
+  return streamed ? need->staging : 0;
+}
+
 static void plan_bytes(const av_config *config, const av_dataset *dataset,
                        const av_input_plan *input, const av_layout *layout,
                        const av_partition *partition, plan *made) {
   const double share = heaviest_share(partition, input->shard_weight);
-  const int64_t per_entry = dataset->n_genes > 65536 ? 6 : 4;
   const int64_t rows = av_trainer_rows(config, dataset->n_genes, made->largest_cells);
-  made->counts_bytes = (int64_t)(share * (double)input->n_stored) * per_entry +
+  const av_gpu_slab largest = largest_slab(config, dataset, made->largest_cells,
+                                           (int64_t)(share * (double)input->n_stored));
+  made->gpu = av_gpu_plan(&largest, layout, &dataset->design, rows);
+  made->counts_bytes = largest.n_nonzero * (largest.gene_bytes + largest.value_bytes) +
                        made->largest_cells * cell_bytes(dataset);
   made->model_bytes = model_bytes(config, layout, &dataset->design, rows);
-  const int64_t slab = made->counts_bytes + made->model_bytes + READ_BUFFERS;
+  const int64_t slab =
+      made->counts_bytes + made->model_bytes + READ_BUFFERS + pinned_bytes(config, &made->gpu);
   made->rank_bytes = larger(slab + av_writer_buffers(true, dataset->n_genes),
                             reading_bytes(dataset) + READ_BUFFERS);
   made->all_bytes =
@@ -269,6 +273,9 @@ static av_status print_all(av_config *config, av_dataset *dataset, const av_inpu
   printf("Settings, resolved\n\n%s", text);
   free(text);
   print_plan(config, dataset, input, &p);
+  if (config->runtime.backend == AV_BACKEND_CUDA) {
+    av_gpu_plan_print(&p.gpu, av_gpu_limit(config), stdout);
+  }
   av_warn_short_warmup(config, config->train.max_epochs, p.n_train);
   printf("\nNothing was changed.\n");
   return AV_OK;
@@ -289,7 +296,6 @@ static av_status warn_values(const av_comm *comm, const av_config *config) {
 
 static av_status check_all(const av_comm *comm, av_config *config, av_model_file *loaded,
                            av_dataset *dataset, av_input_plan *input, int64_t n_ranks) {
-  AV_TRY(av_backend_available(config->runtime.backend));
   if (config->model.load != NULL) {
     AV_TRY(av_model_file_read(comm, config->model.load, loaded));
     AV_TRY(av_agree(comm, av_saved_apply_settings(loaded, config)));
@@ -307,7 +313,9 @@ static av_status check_all(const av_comm *comm, av_config *config, av_model_file
     status = print_all(config, dataset, input, n_ranks > 0 ? n_ranks : comm->size);
   }
   AV_TRY(av_agree(comm, status));
-  return av_writer_preflight(comm, config, bytes);
+  AV_TRY(av_writer_preflight(comm, config, bytes));
+  /* last: where there is no such backend, a run can be planned for a machine that has it */
+  return av_agree(comm, av_backend_available(config->runtime.backend));
 }
 
 av_status av_check(const av_comm *comm, const char *path, int64_t n_ranks, int n_settings,

@@ -13,6 +13,7 @@
 #include "io/h5ad_write.h"
 #include "model/saved.h"
 #include "run/fit.h"
+#include "run/gpu_plan.h"
 #include "run/results.h"
 #include "run/summary.h"
 #include "train/schedule.h"
@@ -74,7 +75,8 @@ static av_status open_backend(run *r) {
       .precision = config->runtime.precision,
       .sums_by_mpi = config->runtime.gpu_sums == AV_GPU_SUMS_MPI,
       .keeps_passes = config->runtime.cuda_graphs,
-      .gpu_timeout = config->runtime.gpu_timeout};
+      .gpu_timeout = config->runtime.gpu_timeout,
+      .gpu_memory = av_gpu_limit(config)};
   AV_TRY(av_backend_open(&r->be, &options, r->comm));
   char build[AV_BUILD_TEXT];
   av_build_text(build);
@@ -112,13 +114,24 @@ static void settle_epochs(run *r) {
   av_warn_short_warmup(config, config->train.max_epochs, r->split.n_train);
 }
 
+/* The counts on the backend: a GPU keeps room for the model; what there is to say of it in *gpu. */
+static av_status load_data(run *r, const av_layout *layout, char **gpu) {
+  const bool cuda = r->config.runtime.backend == AV_BACKEND_CUDA;
+  if (cuda) {
+    r->be.gpu.max_rows = av_trainer_rows(&r->config, r->dataset.n_genes, r->dataset.n_local);
+    r->be.gpu.need.model = av_model_gpu_bytes(layout, &r->dataset.design, r->be.gpu.max_rows);
+  }
+  AV_TRY(av_agree(r->comm, r->be.ops->data_load(&r->be, &r->dataset, &r->data)));
+  return cuda ? av_agree(r->comm, av_gpu_plan_report(r->comm, &r->be.gpu, gpu)) : AV_OK;
+}
+
 /* The counts on the backend, and the model's size for those who wait. */
 static av_status make_model(run *r) {
   const av_config *config = &r->config;
   const av_model_spec spec = av_model_spec_from(config, &r->dataset);
   av_layout layout = {0};
   AV_TRY(av_agree(r->comm, av_layout_create(&layout, &spec)));
-  const av_model_facts facts = {
+  av_model_facts facts = {
       .n_genes = spec.n_genes,
       .n_batches = spec.n_batches,
       .n_parameters = layout.n_trained,
@@ -127,9 +140,15 @@ static av_status make_model(run *r) {
       .output_bytes = av_results_bytes(config, r->dataset.n_cells, spec.n_genes),
       .output = av_results_path(config),
       .n_steps = av_steps_per_epoch(r->split.n_train, config->train.batch_size)};
+  char *gpu = NULL;
+  av_status status = load_data(r, &layout, &gpu);
   av_layout_free(&layout);
-  AV_TRY(av_agree(r->comm, r->be.ops->data_load(&r->be, &r->dataset, &r->data)));
-  return av_report_model(r->comm, config, &facts, stdout);
+  facts.gpu = gpu;
+  if (status == AV_OK) {
+    status = av_report_model(r->comm, config, &facts, stdout);
+  }
+  free(gpu);
+  return status;
 }
 
 static av_status fit(run *r) {

@@ -22,11 +22,16 @@ av_status open_tested(av_backend *be, const av_comm *comm, int threads, bool str
     puts("skipped: there is no GPU");
     exit(77);
   }
-  const av_backend_options options = {.choice = AV_BACKEND_CUDA,
-                                      .threads = threads,
-                                      .strict = strict,
-                                      .precision = AV_PRECISION_FLOAT32,
-                                      .sums_by_mpi = true};
+  const av_backend_options options = {
+      .choice = AV_BACKEND_CUDA,
+      .threads = threads,
+      .strict = strict,
+      .precision = AV_PRECISION_FLOAT32,
+      .sums_by_mpi = true,
+#ifdef STREAMED
+      .gpu_memory = 1, /* byte: counts do not fit */
+#endif
+  };
   return av_backend_open_ops(be, &av_backend_cuda, &options, comm);
 }
 

@@ -5,11 +5,12 @@ usage: invariance.py reference|cpu|cuda|strict
 
 reference: history within 1e-10 (relative) after 5 epochs; cpu: 1e-5 after 1 epoch, 1e-3 after 5;
 cuda: as cpu, and beside one rank of it, the ranks sharing a GPU; the same bytes again, also where the
-emulation (tests/gpu) runs threads and blocks in another order; strict: identical bytes of model, latent codes, decoded means and history for 1, 2, 3 ranks x 1, 2 threads.
+emulation (tests/gpu) runs threads and blocks in another order, and where counts are streamed; strict: identical bytes of model, latent codes, decoded means and history for 1, 2, 3 ranks x 1, 2 threads.
 On an even and an uneven number of cells, a short last minibatch, a last minibatch of two cells (left out),
 and fewer cells than make sense, for both decoders. The one-rank run is what the others are compared with;
 that its numbers are right is the business of other tests.
 """
+import json
 import os
 import subprocess
 import sys
@@ -110,6 +111,14 @@ def check(mode, folder, data, batch_size, name, model):
         again = read(fit(folder, data, "again", 3, settings))
         del os.environ["AV_EMULATED_ORDER"]
         compare_bytes(read(path), again, f"{name}, 3 ranks, again")
+        log = os.path.join(folder, "streamed.log")
+        streamed = read(fit(folder, data, "streamed", 3, [*settings, "runtime.gpu_memory=1e-9",
+                                                          f"runtime.log={log}"]))
+        compare_bytes(read(path), streamed, f"{name}, 3 ranks, counts streamed")
+        with open(log) as file:
+            told = [e for e in map(json.loads, file) if e["event"] == "gpu_memory"]
+        os.remove(log)
+        assert [e["streamed_ranks"] for e in told] == [3], told
 
 
 def main():

@@ -19,47 +19,53 @@ static const char *const gpus[] = {"0000:01:00.0", "0000:02:00.0", "0000:81:00.0
 
 static void refused(bool may_share, const char *part) {
   int device = -1;
-  assert_int_equal(av_gpu_place(&comm, may_share, &device), AV_NODEVICE);
+  int sharing = -1;
+  assert_int_equal(av_gpu_place(&comm, may_share, &device, &sharing), AV_NODEVICE);
   if (strstr(av_error_text(), part) == NULL || strchr(av_error_text(), '\n') != NULL) {
     fail_msg("\"%s\" is not in, or not the only line of: %s", part, av_error_text());
   }
   av_error_clear();
 }
 
-static void placed(bool may_share, int expected) {
+static void given(bool may_share, int expected, int ranks) {
   int device = -1;
-  assert_int_equal(av_gpu_place(&comm, may_share, &device), AV_OK);
+  int sharing = -1;
+  assert_int_equal(av_gpu_place(&comm, may_share, &device, &sharing), AV_OK);
   assert_int_equal(device, expected);
+  assert_int_equal(sharing, ranks);
 }
+
+static void placed(int expected) { given(false, expected, 1); }
+static void shared(int expected, int ranks) { given(true, expected, ranks); }
 
 /* All ranks see all GPUs. */
 static void enough(void **unused) {
   (void)unused;
   cuda_host_devices(4, gpus);
-  placed(false, comm.rank);
+  placed(comm.rank);
   cuda_host_devices(comm.size, gpus);
-  placed(false, comm.rank);
+  placed(comm.rank);
 }
 
 /* The launcher has given each rank one. */
 static void one_each(void **unused) {
   (void)unused;
   cuda_host_devices(1, gpus + comm.rank);
-  placed(false, 0);
+  placed(0);
 }
 
 /* Rank 1 sees others than ranks 0 and 2, which take turns. */
 static void in_groups(void **unused) {
   (void)unused;
   cuda_host_devices(2, gpus + (comm.rank == 1 ? 2 : 0));
-  placed(false, comm.rank == 2 ? 1 : 0);
+  placed(comm.rank == 2 ? 1 : 0);
 }
 
 static void too_few(void **unused) {
   (void)unused;
   cuda_host_devices(1, gpus);
   if (comm.size == 1) {
-    placed(false, 0);
+    placed(0);
     return;
   }
   char text[100];
@@ -67,11 +73,11 @@ static void too_few(void **unused) {
   refused(false, text);
   refused(false, " have 1 GPU between them");
   refused(false, "start 1 rank a node, or set [runtime] gpu_sums = mpi");
-  placed(true, 0);
+  shared(0, comm.size);
   if (comm.size == 3) {
     cuda_host_devices(2, gpus);
     refused(false, " have 2 GPUs between them");
-    placed(true, comm.rank % 2);
+    shared(comm.rank % 2, comm.rank == 1 ? 1 : 2);
   }
 }
 

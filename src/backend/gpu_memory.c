@@ -1,0 +1,97 @@
+#include "backend/gpu_memory.h"
+
+static int64_t parts(int64_t n, int64_t size) { return (n + size - 1) / size; }
+static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* ---- the slab ---- */
+
+av_gpu_slab av_gpu_slab_of(const av_dataset *dataset) {
+  static const int64_t value_bytes[] = {[AV_COUNT_U8] = sizeof(uint8_t),
+                                        [AV_COUNT_U16] = sizeof(uint16_t),
+                                        [AV_COUNT_F32] = sizeof(float)};
+  const av_counts *counts = &dataset->counts;
+  return (av_gpu_slab){.n_cells = dataset->n_local,
+                       .n_nonzero = counts->n_nonzero,
+                       .n_escaped = counts->n_escaped,
+                       .gene_bytes = counts->wide_genes ? sizeof(uint32_t) : sizeof(uint16_t),
+                       .value_bytes = value_bytes[counts->kind],
+                       .n_factors = dataset->design.n_factors,
+                       .n_continuous = dataset->design.n_continuous,
+                       .batches = dataset->batch.levels.n > 1,
+                       .labels = dataset->label.code != NULL};
+}
+
+/* An escape's place and value. */
+static const int64_t ESCAPE_BYTES = sizeof(int64_t) + sizeof(float);
+
+int64_t av_gpu_counts_bytes(const av_gpu_slab *slab) {
+  return (slab->n_cells + 1) * (int64_t)sizeof(int64_t) +
+         slab->n_nonzero * (slab->gene_bytes + slab->value_bytes) + slab->n_escaped * ESCAPE_BYTES;
+}
+
+int64_t av_gpu_cells_bytes(const av_gpu_slab *slab) {
+  const int64_t numbers = 1 + slab->n_factors + slab->n_continuous + (slab->batches ? 1 : 0) +
+                          (slab->labels ? 1 : 0); /* 1: the logarithm of the size */
+  return slab->n_cells * numbers * (int64_t)sizeof(float);
+}
+
+/* ---- streaming ---- */
+
+int64_t av_gpu_slot_bytes(const av_gpu_slab *slab, int64_t max_rows, int64_t entries,
+                          int64_t escapes) {
+  const int64_t sections = 5; /* each begins on AV_GPU_STAGE_ALIGNMENT bytes */
+  return (max_rows + 2) * (int64_t)sizeof(int64_t) +
+         entries * (slab->gene_bytes + slab->value_bytes) + escapes * ESCAPE_BYTES +
+         sections * AV_GPU_STAGE_ALIGNMENT;
+}
+
+int64_t av_gpu_staging_bytes(int64_t slot_bytes) {
+  return AV_GPU_LIVE_BATCHES * (AV_GPU_STAGE_SLOTS + 1) * slot_bytes; /* 1: that kernels read */
+}
+
+/* ---- scratch ---- */
+
+/* gpu/decode.c, with gradients. */
+static int64_t decode_bytes(const av_gpu_scratch *of) {
+  enum { TILE = 32, CELLS = 32, WIDTH = 20 }; /* kernels/decode.h */
+  const int64_t number = sizeof(float);
+  const bool wide = of->n_in + 1 > WIDTH;
+  const bool spread = !wide && of->n_in + of->n_onehot + 1 <= WIDTH;
+  const int64_t width = 1 + (wide ? 0 : of->n_in) + (spread ? of->n_onehot : 0);
+  const int64_t tiles = parts(of->n_genes, TILE);
+  const int64_t stride = tiles * TILE;
+  /* of a cell: the heads' rows and px_r's, parts of dx, where tiles begin */
+  const int64_t rows = (wide || (of->n_onehot > 0 && !spread) ? of->n_heads : 0) + 1;
+  const int64_t cell = number * (rows * stride + (wide ? 0 : tiles * of->n_in) + tiles + 1);
+  const int64_t chunk = smaller(larger(parts(AV_GPU_DECODE_SCRATCH, cell), CELLS), of->max_rows);
+  const int64_t slabs =
+      larger(smaller(parts(AV_GPU_DECODE_BLOCKS, larger(tiles, 1)), parts(chunk, CELLS)),
+             parts(chunk, AV_GPU_DECODE_SLAB));
+  const int64_t facts = 64 + number * (1 + of->n_factors); /* and places in the order of columns */
+  return chunk * cell + slabs * (of->n_heads * width + 1) * stride * number + of->max_rows * facts +
+         4 * number * of->n_onehot;
+}
+
+/* gpu/sparse_linear.c, the gradient. */
+static int64_t sparse_bytes(const av_gpu_scratch *of) {
+  enum { CHUNK = 16, TILE = 64, SLAB = 256 };
+  const int64_t bounds = (parts(of->n_genes, CHUNK) + 1) * (int64_t)sizeof(uint32_t);
+  const int64_t sums = larger((of->n_first_in + 1) * of->n_first * (int64_t)sizeof(float), 1);
+  const int64_t slabs = smaller(of->max_rows / SLAB, AV_GPU_SPARSE_SCRATCH / sums);
+  const int64_t rows = smaller(of->max_rows, larger(AV_GPU_SPARSE_SCRATCH / bounds, TILE));
+  return rows * (bounds + (int64_t)sizeof(int64_t)) + (slabs > 1 ? slabs * sums : 0);
+}
+
+int64_t av_gpu_scratch_bytes(const av_gpu_scratch *of) {
+  const int64_t others = INT64_C(32) << 20; /* of gpu/ but for these two */
+  const int64_t most = larger(larger(decode_bytes(of), sparse_bytes(of)), others);
+  return most + most / 4; /* it grows in steps: av_gpu_work */
+}
+
+/* ---- all together ---- */
+
+int64_t av_gpu_size_needed(const av_gpu_need *need, bool streamed) {
+  return (streamed ? need->staging : need->counts) + need->cells + need->model + AV_GPU_BLAS_BYTES +
+         AV_GPU_CONTEXT_BYTES + AV_GPU_SPARE_BYTES;
+}
