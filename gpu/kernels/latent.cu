@@ -169,8 +169,9 @@ static __device__ void clear_cell(const av_gpu_latent_plan &plan, const place &a
 
 /* sums (blocks, 2): the KL terms of each block; added to `losses` at once by a block that is alone.
  */
-static __global__ void draw(av_gpu_latent_plan plan, int width, const av_gpu_step *step, float *z,
-                            float *l, double *losses, double *sums) {
+static __global__ void __launch_bounds__(ALONE, 1)
+    draw(av_gpu_latent_plan plan, int width, const av_gpu_step *step, float *z, float *l,
+         double *losses, double *sums) {
   __shared__ double room[ALONE / AV_WARP];
   const place at = place_of(plan, width);
   float *own = z + at.i * plan.stride;
