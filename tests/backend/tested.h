@@ -7,6 +7,9 @@
 
 /* It has sums that do not depend on their order, another way of adding (backend.h). */
 extern const bool tested_is_order_free;
+/* Rows that a minibatch could hold and lacks are made 0 in what it writes, and must be 0 in what
+ * it reads; else they are left alone. */
+extern const bool tested_clears_spare;
 /* Collective. */
 av_status open_tested(av_backend *be, const av_comm *comm, int threads, bool strict);
 /* Switches to way number i of computing the same: of the cpu backend the instruction sets that this

@@ -5,6 +5,7 @@
 #include "config/config.h"
 
 const bool tested_is_order_free = true;
+const bool tested_clears_spare = false;
 
 av_status open_tested(av_backend *be, const av_comm *comm, int threads, bool strict) {
   const av_backend_options options = {

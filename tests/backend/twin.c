@@ -128,7 +128,7 @@ int64_t twin_row(const av_twin *twin, int64_t i) {
 
 void twin_open(av_twin *twin, const twin_shape *shape) {
   const av_backend_options reference = {.choice = AV_BACKEND_REFERENCE, .threads = 1};
-  *twin = (av_twin){.n = shape->rows};
+  *twin = (av_twin){.n = shape->rows, .spare = shape->spare};
   av_comm_self(&twin->comm);
   make_dataset(&twin->dataset, shape, 1);
   twin->columns = twin->dataset.design.n_onehot;
@@ -142,7 +142,7 @@ void twin_open(av_twin *twin, const twin_shape *shape) {
   for (int t = 0; t < TWINS; ++t) {
     av_backend *be = &twin->be[t];
     require(be->ops->data_load(be, &twin->dataset, &twin->data[t]));
-    require(be->ops->batch_create(be, twin->data[t], shape->rows, &twin->batch[t]));
+    require(be->ops->batch_create(be, twin->data[t], shape->rows + shape->spare, &twin->batch[t]));
     be->ops->batch_select(be, twin->batch[t], shape->rows, rows);
   }
   free(rows);

@@ -26,6 +26,7 @@ double source_normal(source *from);
 
 typedef struct twin_shape {
   int64_t cells, genes, batches, rows; /* rows: of the minibatch, spread over the cells */
+  int64_t spare;                       /* rows that it could hold beyond those */
   double filled;
   bool fractions;
   int64_t categorical; /* covariates, of 3, 1, 5, 3, 1, ... categories */
@@ -52,6 +53,7 @@ typedef struct av_twin {
   av_data *data[TWINS];
   av_batch *batch[TWINS];
   int64_t n;       /* rows selected */
+  int64_t spare;   /* rows of the batch beyond those */
   int64_t columns; /* O of the dataset's design */
 } av_twin;
 

@@ -15,6 +15,7 @@
 #endif
 
 const bool tested_is_order_free = false;
+const bool tested_clears_spare = true;
 
 av_status open_tested(av_backend *be, const av_comm *comm, int threads, bool strict) {
   int n = 0;
