@@ -88,8 +88,11 @@ void rig_open_with(rig *r, const rig_kind *kind, const av_comm *comm, av_model_s
                    const toy_extras *extras, int64_t n_cells) {
   *r = (rig){.comm = comm};
   const av_backend_ops *ops = kind->ops;
-  r->be = (av_backend){
-      .ops = ops, .comm = comm, .threads = comm->size > 1 ? 1 : 2, .strict = kind->strict};
+  r->be = (av_backend){.ops = ops,
+                       .comm = comm,
+                       .threads = comm->size > 1 ? 1 : 2,
+                       .strict = kind->strict,
+                       .keeps_passes = kind->keeps_passes};
   assert_int_equal(ops->open(&r->be), AV_OK);
   toy_create(&r->dataset, &r->split, comm, n_cells, spec.n_genes, spec.n_batches);
   toy_add(&r->dataset, extras);

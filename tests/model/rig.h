@@ -28,7 +28,8 @@ typedef struct rig {
 typedef struct rig_kind {
   const av_backend_ops *ops;
   bool strict;
-  double tolerance; /* relative error allowed */
+  bool keeps_passes; /* cuda */
+  double tolerance;  /* relative error allowed */
 } rig_kind;
 rig_kind rig_kind_of(const char *name);
 

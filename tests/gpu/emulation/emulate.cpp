@@ -334,6 +334,7 @@ av_emulated_counts av_emulate_counts(void) {
   counts.live = av_emulated_live();
   counts.graphs = av_emulated_graphs();
   counts.played = av_emulated_played();
+  counts.queued = av_emulated_host_launches();
   return counts;
 }
 

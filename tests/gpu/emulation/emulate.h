@@ -66,6 +66,7 @@ void av_emulate_devices(int n);
 /* Since the program's start. */
 typedef struct av_emulated_counts {
   int64_t launches, blocks, threads;
+  int64_t queued;   /* of the launches those of the host, not of a graph */
   int64_t switches; /* between fibers */
   int64_t live;     /* blocks of device and pinned memory not yet freed */
   int64_t graphs;   /* cudaGraph_t and cudaGraphExec_t not yet destroyed */

@@ -36,6 +36,7 @@ struct Capture {
 Capture &current = *new Capture();
 uint64_t n_captures;
 int64_t n_played;
+int64_t n_host_launches;
 thread_local cudaStreamCaptureMode interaction = cudaStreamCaptureModeGlobal;
 
 }  // namespace
@@ -135,6 +136,8 @@ int64_t av_emulated_graphs() { return static_cast<int64_t>(graphs.size() + ready
 
 int64_t av_emulated_played() { return n_played; }
 
+int64_t av_emulated_host_launches() { return n_host_launches; }
+
 /* --- work ----------------------------------------------------------------------------------- */
 
 bool av_emulated_captures(const Captured &captured) {
@@ -159,6 +162,7 @@ void av_emulate_launch(const char *name, dim3 grid, dim3 block, size_t shared_by
     av_emulate_grid(name, grid, block, shared_bytes, body, arguments.get()); /* says so */
     return;
   }
+  n_host_launches += av_emulated_captures(av_emulated_captured(stream)) ? 0 : 1;
   answer(av_emulated_queue(stream, [=](cudaStream_t) {
     av_emulate_grid(name, grid, block, shared_bytes, body, arguments.get());
   }));

@@ -32,6 +32,7 @@ cudaError_t av_emulated_unsafe();    /* "potentially unsafe": not in the relaxed
 cudaError_t av_emulated_wait_stream(const Captured &stream); /* or ask it */
 cudaError_t av_emulated_wait_event(const Captured &event);   /* or ask it */
 
+int64_t av_emulated_host_launches();
 int64_t av_emulated_graphs(); /* cudaGraph_t and cudaGraphExec_t that are not destroyed */
 int64_t av_emulated_played(); /* launches of graphs */
 

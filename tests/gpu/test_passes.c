@@ -1,0 +1,191 @@
+/* Passes that are kept as graphs: the same bits as kernel by kernel, for every model, whatever
+ * differs from pass to pass, and with passes of other kinds and larger scratch in between; and what
+ * the host still queues. On the emulated device. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "cuda_backend.h"
+
+#include "backend/latent.h"
+#include "emulate.h"
+#include "math/rng.h"
+#include "model/rig.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { CELLS = 24, STEPS = 5, MOST = 1 << 15 };
+
+static av_comm comm;
+
+static rig_kind kind_of(bool keeps) {
+  return (rig_kind){.ops = &av_backend_cuda, .keeps_passes = keeps};
+}
+
+/* Another minibatch, epoch, weight and rate in every step. */
+static int64_t pick(int64_t step, int64_t *cells) {
+  static const int64_t sizes[STEPS] = {9, 7, 12, 3, 11};
+  for (int64_t i = 0; i < sizes[step]; ++i) {
+    cells[i] = (7 * i + 11 * step) % CELLS;
+  }
+  return sizes[step];
+}
+
+static av_draw draw_of(int64_t step) {
+  return (av_draw){.seed = 5, .epoch = (uint32_t)(step / 2), .purpose = AV_DRAW_LATENT};
+}
+
+static av_adam adam_of(int64_t step, int64_t n, double clip) {
+  return (av_adam){.lr = 0.01 / (double)(1 + step),
+                   .beta1 = 0.9,
+                   .beta2 = 0.999,
+                   .eps = 0.01,
+                   .weight_decay = 1e-3,
+                   .decoupled = true,
+                   .clip = clip,
+                   .scale = 1.0 / (double)n,
+                   .step = step + 1};
+}
+
+/* What training leaves. */
+typedef struct outcome {
+  double values[MOST]; /* parameters, running statistics */
+  double losses[STEPS][AV_LOSSES];
+  int64_t queued[STEPS]; /* kernels that the host has launched in each step */
+} outcome;
+
+static void evaluate(rig *r, av_batch *batch, int64_t step, double *losses) {
+  const int64_t rows[] = {1, 5, 2, 17};
+  r->be.ops->batch_select(&r->be, batch, 4 - step % 2, rows);
+  av_vae_begin_inference(r->vae);
+  av_vae_evaluate(r->vae, batch, draw_of(step));
+  assert_int_equal(av_vae_take_losses(r->vae, losses), AV_OK);
+}
+
+/* `aside`: evaluation, by a batch of its own that asks for more scratch, after each step. */
+static void train(const av_model_spec *spec, const toy_extras *extras, bool keeps, bool aside,
+                  double clip, outcome *found) {
+  const rig_kind kind = kind_of(keeps);
+  int64_t cells[CELLS];
+  rig r;
+  av_batch *beside = NULL;
+  rig_open_with(&r, &kind, &comm, *spec, extras, CELLS);
+  memset(found, 0, sizeof *found);
+  assert_int_equal(r.be.ops->batch_create(&r.be, r.data, CELLS, &beside), AV_OK);
+  int64_t n = pick(0, cells);
+  rig_select(&r, n, cells);
+  for (int64_t step = 0; step < STEPS; ++step) {
+    const av_adam adam = adam_of(step, n, clip);
+    const int64_t before = av_emulate_counts().queued;
+    av_vae_train_step(r.vae, r.batch, n, draw_of(step), 0.1 * (double)step, &adam);
+    n = pick((step + 1) % STEPS, cells);
+    rig_select(&r, n, cells); /* for the next step, in the middle of this one */
+    av_vae_update(r.vae, &adam);
+    found->queued[step] = av_emulate_counts().queued - before;
+    if (aside) {
+      evaluate(&r, beside, step, found->losses[step]);
+    }
+  }
+  assert_true(r.layout->n_params + r.layout->n_running <= MOST);
+  assert_int_equal(av_vae_get_values(r.vae, found->values, found->values + r.layout->n_params),
+                   AV_OK);
+  r.be.ops->batch_free(&r.be, beside);
+  rig_close(&r);
+}
+
+static void check_same(const outcome *found, const outcome *wanted) {
+  for (int64_t i = 0; i < MOST; ++i) {
+    if (memcmp(&found->values[i], &wanted->values[i], sizeof(double)) != 0) {
+      fail_msg("value %lld: %.17g, expected %.17g", (long long)i, found->values[i],
+               wanted->values[i]);
+    }
+  }
+  assert_memory_equal(found->losses, wanted->losses, sizeof found->losses);
+}
+
+/* From the third step on the host queues the step's values and nothing else. */
+static void check_queued(const outcome *kept, const outcome *plain) {
+  for (int64_t step = 0; step < STEPS; ++step) {
+    assert_true(plain->queued[step] > 10);
+    if (step == 0) {
+      assert_int_equal(kept->queued[step], plain->queued[step]);
+    } else {
+      assert_int_equal(kept->queued[step], 1);
+    }
+  }
+}
+
+static outcome plain;
+static outcome kept;
+
+static void check_model(const av_model_spec *spec, const toy_extras *extras, double clip) {
+  train(spec, extras, false, true, clip, &plain);
+  train(spec, extras, true, true, clip, &kept);
+  check_same(&kept, &plain);
+  check_queued(&kept, &plain);
+}
+
+static void test_models(void **state) {
+  (void)state;
+  int64_t n = 0;
+  const rig_case *cases = rig_cases(&n);
+  for (int64_t i = 0; i < 2 * n; ++i) {
+    if (rig_case_has(&cases[i / 2], i % 2 == 1)) {
+      const av_model_spec spec = rig_case_spec(&cases[i / 2], i % 2 == 1);
+      check_model(&spec, &cases[i / 2].extras, i % 3 == 0 ? 0.5 : 0.0);
+    }
+  }
+}
+
+/* Without anything in between, evaluation too is what it was. */
+static void test_alone(void **state) {
+  (void)state;
+  const av_model_spec spec = rig_spec(true, AV_LIKELIHOOD_NB, AV_DISPERSION_GENE, true, 1, 2);
+  const toy_extras none = {.levels = {0}};
+  train(&spec, &none, true, true, 0.0, &plain);
+  train(&spec, &none, true, false, 0.0, &kept);
+  memcpy(kept.losses, plain.losses, sizeof kept.losses);
+  check_same(&kept, &plain);
+}
+
+/* Means of q(z) through kept encodings, of batches of several sizes. */
+static void test_encoding(void **state) {
+  (void)state;
+  const av_model_spec spec = rig_spec(false, AV_LIKELIHOOD_ZINB, AV_DISPERSION_GENE, false, 2, 1);
+  const toy_extras none = {.levels = {0}};
+  double means[2][STEPS][CELLS * 10];
+  memset(means, 0, sizeof means);
+  for (int keeps = 0; keeps < 2; ++keeps) {
+    const rig_kind kind = kind_of(keeps == 1);
+    int64_t cells[CELLS];
+    rig r;
+    rig_open_with(&r, &kind, &comm, spec, &none, CELLS);
+    assert_true(spec.n_latent <= 10);
+    for (int64_t step = 0; step < STEPS; ++step) {
+      const int64_t n = pick(step, cells);
+      rig_select(&r, n, cells);
+      assert_int_equal(av_vae_encode(r.vae, r.batch, n, means[keeps][step], NULL), AV_OK);
+    }
+    rig_close(&r);
+  }
+  assert_memory_equal(means[0], means[1], sizeof means[0]);
+  assert_true(means[0][STEPS - 1][0] != 0.0);
+}
+
+int main(int argc, char **argv) {
+  if (av_comm_create(&comm, &argc, &argv) != AV_OK) {
+    return 1;
+  }
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_models),
+      cmocka_unit_test(test_alone),
+      cmocka_unit_test(test_encoding),
+  };
+  const int failed = cmocka_run_group_tests(tests, NULL, NULL);
+  av_comm_free(&comm);
+  return failed;
+}
