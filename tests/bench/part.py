@@ -99,8 +99,8 @@ def headed(markdown):
     return lambda record: record["atlasvi"] + "\n\n" + "\n".join(markdown(record))
 
 
-def check(path, name, text_of):
-    """Ends the command where FILE.md is not what FILE.json beside it says."""
+def check(path, name, text_of, command=None):
+    """Ends the command where FILE.md is not what FILE.json beside it says, and says what makes both."""
     beside = os.path.splitext(path)[0] + ".json"
     try:
         with open(beside) as file:
@@ -110,8 +110,8 @@ def check(path, name, text_of):
     except (OSError, ValueError, KeyError) as error:
         fault = "%s: %s" % (type(error).__name__, error)
     if fault:
-        sys.exit("%s is not what %s says (%s): run tests/bench/%s.py --out FOLDER, and put both "
-                 "of its files there" % (path, beside, fault, name))
+        sys.exit("%s is not what %s says (%s): %s, and put both of its files there" % (
+            path, beside, fault, command or "run tests/bench/%s.py --out FOLDER" % name))
     print("%s agrees with its record" % path)
 
 

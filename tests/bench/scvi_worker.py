@@ -64,6 +64,8 @@ def model_of(task):
     warnings.simplefilter("ignore")
     kind = scvi.model.LinearSCVI if task["linear"] else scvi.model.SCVI
     data = anndata.read_h5ad(task["file"])
+    if "first_cells" in task:
+        data = data[:task["first_cells"]].copy()
     batch = "batch" in data.obs and task.get("batch", True)
     kind.setup_anndata(data, batch_key="batch" if batch else None)
     return kind(data, n_hidden=128, n_latent=10, n_layers=1, dropout_rate=0.1,
@@ -74,8 +76,9 @@ def speed(task):
     model = model_of(task)
     seen = watch()
     began = time.perf_counter()
-    model.train(max_epochs=task["epochs"], accelerator="cpu", batch_size=task["minibatch"],
-                train_size=1.0, validation_size=0.0, enable_progress_bar=False, callbacks=[seen])
+    model.train(max_epochs=task["epochs"], accelerator=task.get("accelerator", "cpu"),
+                batch_size=task["minibatch"], train_size=1.0, validation_size=0.0,
+                enable_progress_bar=False, callbacks=[seen])
     return {"epoch_seconds": seen.seconds, "train_seconds": time.perf_counter() - began,
             "cells": model.adata.n_obs}
 

@@ -39,11 +39,11 @@ def run(command):
         sys.exit(f"{' '.join(command)}\nstatus {done.returncode}\n{done.stdout}\n{done.stderr}")
 
 
-def fit(folder, data, name, ranks, settings):
+def fit(folder, data, name, ranks, settings, hidden=12, latent=3):
     path = os.path.join(folder, name + ".h5ad")
     ini = os.path.join(folder, "run.ini")
     with open(ini, "w") as file:
-        file.write("[data]\nbatch_key = batch\n[model]\nn_hidden = 12\nn_latent = 3\n"
+        file.write(f"[data]\nbatch_key = batch\n[model]\nn_hidden = {hidden}\nn_latent = {latent}\n"
                    "[output]\noverwrite = yes\n[runtime]\nprogress = none\n")
     run([MPIRUN, "--bind-to", "none", "-n", str(ranks), ATLASVI, ini, f"data.input={data}",
          f"output.path={path}", *settings])
@@ -132,4 +132,5 @@ def main():
                 print(f"{mode}: {model}, {cells} cells, minibatch {batch_size}: same answer")
 
 
-main()
+if __name__ == "__main__":
+    main()

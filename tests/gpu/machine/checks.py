@@ -1,0 +1,130 @@
+"""Whether the answers are right on this GPU: operations against the reference, whole runs against the
+cpu backend, both under compute-sanitizer. Every check is one line of the journal."""
+import glob
+import os
+import re
+import shutil
+import time
+
+import command
+from parity import ORDINARY, UNEVEN, Parity, load, models
+
+TOOLS = ["memcheck", "racecheck", "synccheck", "initcheck"]
+OPS = ["fold", "ops", "decode", "extremes"]
+
+
+class OutOfTime(Exception):
+    pass
+
+
+def status_of(session, result):
+    """A test that finds no GPU where there is one has failed."""
+    may_skip = session.device is None or session.options.stand_in
+    return "cut" if result.cut else "passed" if result.status == 0 else \
+        "skipped" if result.status == 77 and may_skip else "failed"
+
+
+def operations(session):
+    """The gpu_device tests."""
+    for name in OPS:
+        path = session.programs.itself("gpu_device_" + name)
+        if not os.path.exists(path):
+            session.leave_out("ops", "gpu_device_" + name, "not built")
+            continue
+        limit = session.part_left()
+        if limit < 2:
+            session.leave_out("ops", "gpu_device_" + name, "out of time")
+            continue
+        result = command.run([os.path.join(session.programs.tests, "gpu_device_" + name)], limit)
+        session.check("ops", "gpu_device_" + name, status_of(session, result), result.seconds,
+                      "" if result.status == 0 else
+                      "no end in %.0f s" % limit if result.cut else
+                      result.last if result.status == 77 else result.text[-1500:])
+
+
+def training(session):
+    """Parity with the cpu backend (parity.py)."""
+    began = time.monotonic()
+
+    def run(argv):
+        limit = session.part_left()
+        if limit < 2:
+            raise OutOfTime("out of time")
+        result = command.run(argv, limit)
+        if result.cut:
+            raise OutOfTime("no end in %.0f s" % limit)
+        if result.status != 0:
+            raise AssertionError("status %s: %s" % (result.status, result.text[-1500:]))
+
+    def put(name, passed, note):
+        nonlocal began
+        session.check("parity", name, "passed" if passed else "failed",
+                      time.monotonic() - began, note)
+        began = time.monotonic()
+
+    parity = Parity(session.programs, run, session.folder, put, session.graphs)
+    shapes = [UNEVEN] if session.options.short else [ORDINARY, UNEVEN]
+    for shape in shapes:
+        for name, settings in models(parity.common).items():
+            if session.options.short and name == "scVI NB":
+                continue
+            what = "%s, %d cells" % (name, shape[0])
+            try:
+                parity.case(shape, name, settings)
+            except OutOfTime as fault:
+                session.leave_out("parity", what, str(fault))
+            except (AssertionError, OSError, KeyError) as fault:
+                put(what, False, str(fault)[:2000])
+
+
+def sanitizer_path():
+    places = [os.path.join(os.environ.get("CUDA_HOME", "/usr/local/cuda"), "bin")]
+    places += sorted(glob.glob("/usr/local/cuda*/bin"))
+    return shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer",
+                                                             path=":".join(places))
+
+
+def small_run(session, name, settings):
+    """Of the uneven file, for one epoch: every kernel, with short ends of everything."""
+    ini = os.path.join(session.folder, "sanitizer-%s.ini" % name)
+    data = os.path.join(session.folder, "sanitizer.h5ad")
+    if not os.path.exists(data):
+        command.run([session.programs.atlasvi, "simulate", data, "cells=%d" % UNEVEN[0],
+                     "genes=%d" % UNEVEN[1], "factors=2", "batches=2"], 30)
+    with open(ini, "w") as file:
+        file.write("[data]\ninput = %s\nbatch_key = batch\n[model]\nn_hidden = 12\nn_latent = 3\n"
+                   "[train]\nmax_epochs = 2\nn_epochs_kl_warmup = 1\nbatch_size = %d\n"
+                   "[output]\npath = %s.h5ad\noverwrite = yes\n[runtime]\nbackend = cuda\n"
+                   "progress = none\n" % (data, UNEVEN[2], ini))
+    return [session.programs.itself("atlasvi"), ini, *settings]
+
+
+def sanitizer(session):
+    tool = sanitizer_path()
+    if tool is None:
+        session.leave_out("sanitizer", "compute-sanitizer", "not on this machine")
+        return
+    runs = [("training, " + name, small_run(session, name, settings))
+            for name, settings in load(session.programs).MODELS.items()]
+    jobs = [(each, run) for run in runs for each in TOOLS]
+    jobs.sort(key=lambda job: TOOLS.index(job[0]))
+    jobs += [(each, ("gpu_device_" + name, [session.programs.itself("gpu_device_" + name)]))
+             for name in OPS[:1] for each in TOOLS]
+    jobs += [(each, ("gpu_device_" + name, [session.programs.itself("gpu_device_" + name)]))
+             for name in OPS[1:] for each in TOOLS[:2]]
+    for each, (name, argv) in jobs:
+        limit = min(session.part_left(), 0.35 * session.part_seconds)
+        if limit < 3:
+            session.leave_out("sanitizer", "%s of %s" % (each, name), "out of time")
+            continue
+        result = command.run(session.programs.under(
+            [tool, "--tool", each, "--error-exitcode", "99", *argv]), limit)
+        errors = re.findall(r"=+ ?(?:ERROR|RACECHECK) SUMMARY: .*", result.text)
+        note = errors[-1].strip("= ") if errors else result.last
+        if result.cut:
+            seen = re.findall(r"=+ (?:Invalid|Uninitialized|Race|Error|Barrier error).*", result.text)
+            note = "no end in %.0f s; %s" % (limit, seen[0] if seen else "no error until then")
+        elif result.status != 0:
+            note += "\n" + result.text[-1500:]
+        session.check("sanitizer", "%s of %s" % (each, name), status_of(session, result),
+                      result.seconds, note)

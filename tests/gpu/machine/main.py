@@ -1,0 +1,249 @@
+"""A session on a machine with a GPU: facts, checks, benchmark; see ../run.sh, which starts this."""
+import argparse
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import types
+
+sys.dont_write_bytecode = True
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [HERE, os.path.join(HERE, "..", "..", "bench")]
+import checks
+import command
+import device
+import journal
+import speed
+import table
+from programs import MPI_ENV
+
+# Parts, and their shares of the time at most: what one does not need is the next one's.
+PARTS = {"facts": 0.04, "ops": 0.12, "parity": 0.15, "sanitizer": 0.18, "speed": 0.51}
+AT_THE_END = 5  # seconds kept for ending
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class Session:
+    """What all parts have in common: the journal, the time that is left, files of counts."""
+
+    def __init__(self, options, folder):
+        self.options, self.folder = options, folder
+        self.began = time.monotonic()
+        self.total = 60 * options.minutes - AT_THE_END
+        for name, value in MPI_ENV.items():
+            os.environ.setdefault(name, value)
+        os.environ["TMPDIR"] = folder  # what programs leave goes with it
+        self.programs = command.Programs(options.bundle, options.build, options.stand_in)
+        try:
+            self.device, self.no_device = device.find(), ""
+        except device.NoDevice as fault:
+            self.device, self.no_device = None, str(fault)
+        self.bus = self.device["bus"] if self.device else None
+        self.making, self.graphs, self.part_seconds = {}, False, 0
+        version = command.run([self.programs.atlasvi, "--version"], 60)
+        if version.status != 0:
+            sys.exit("%s does not run: %s" % (self.programs.atlasvi, version.text or version.cut))
+        self.version = version.text
+        self.journal = journal.Journal(options.out, self.assemble)
+        self.journal.put("start", atlasvi=" ".join(version.text.splitlines()[0].split()),
+                         device=self.device, no_device=self.no_device, minutes=options.minutes,
+                         stand_in=bool(options.stand_in), short=options.short,
+                         parts=options.parts)
+
+    def assemble(self, lines):
+        table.write(self.options.out, journal.assemble(lines))
+
+    # --- time ------------------------------------------------------------------------------------
+    def left(self):
+        return self.total - (time.monotonic() - self.began)
+
+    def begin(self, name):
+        names = list(PARTS)
+        ahead = sum(PARTS[p] for p in self.options.parts if names.index(p) >= names.index(name))
+        self.part_seconds = self.left() * PARTS[name] / ahead
+        self.part_end = time.monotonic() + self.part_seconds
+
+    def part_left(self):
+        return min(self.left(), self.part_end - time.monotonic())
+
+    def limit_of_run(self):
+        """Of one run of the benchmark; a hang must not take all that is left."""
+        return max(0.1, min(self.part_left(), max(60, 0.2 * self.total)))
+
+    # --- lines -----------------------------------------------------------------------------------
+    def check(self, part, name, status, seconds, note=""):
+        self.journal.put("check", part=part, name=name, status=status, seconds=seconds, note=note)
+        print("  %-9s %-60s %5.1f s  %s" % (status, name, seconds, note.splitlines()[0] if note
+                                           else ""), flush=True)
+
+    def leave_out(self, part, name, why):
+        self.journal.put("left_out", part=part, name=name, why=why)
+        print("  left out  %s: %s" % (name, why), flush=True)
+
+    # --- counts -----------------------------------------------------------------------------------
+    def cells_of(self, genes):
+        return 200 if self.options.short else speed.CELLS[genes]
+
+    def make_files(self):
+        """In the background, one after the other, while the checks run."""
+        genes = [speed.SHORT_GENES] if self.options.short else list(speed.CELLS)
+        steps = []
+        for n in genes:
+            path = os.path.join(self.folder, "%d-genes.h5ad" % n)
+            steps.append("'%s' simulate '%s.part' cells=%d genes=%d && mv '%s.part' '%s'" % (
+                self.programs.atlasvi, path, self.cells_of(n), n, path, path))
+            self.making[n] = path
+        self.maker = command.start(["bash", "-c", " && ".join(steps)], subprocess.DEVNULL)
+
+    def file_of(self, genes):
+        path = self.making[genes]
+        while not os.path.exists(path):
+            if self.part_left() < 1 or self.maker.poll() not in (None, 0):
+                raise OSError("%s has not been simulated" % path)
+            time.sleep(0.05)
+        return path
+
+    def bench_options(self):
+        return types.SimpleNamespace(atlasvi=self.programs.atlasvi, phases=None, machine=None,
+                                     mpirun=self.programs.mpirun, scvi_python=None, ranks=1,
+                                     threads=len(os.sched_getaffinity(0)), cpus=[], set=[])
+
+
+def first_line(argv):
+    result = command.run(argv, 20)
+    return result.text.strip() if result.status == 0 else "%s: %s" % (argv[0], result.last)
+
+
+def facts(session):
+    put = lambda name, value: session.journal.put("fact", name=name, value=value)
+    put("version", session.version)
+    ini = command.run([session.programs.atlasvi, "help", "--ini"], 20).text
+    session.graphs = "cuda_graphs" in ini
+    put("cuda_graphs", session.graphs)
+    put("cpu", "%d cores, %s" % (len(os.sched_getaffinity(0)), speed_of_cpu()))
+    put("system", "%s, %s, Python %s" % (platform.platform(), " ".join(platform.libc_ver()),
+                                         platform.python_version()))
+    module = session.programs.itself("libatlasvi_cuda.so")
+    linked = command.run(session.programs.under(["ldd", module]), 20).text
+    put("module", [line.strip() for line in linked.splitlines()
+                   if any(n in line for n in ("cudart", "cublas", "nccl", "not found"))])
+    if session.device:
+        put("nvidia_smi", first_line([
+            "nvidia-smi", "--query-gpu=name,driver_version,memory.total,memory.used,clocks.sm,"
+            "clocks.max.sm,clocks.mem,power.limit,temperature.gpu,utilization.gpu,ecc.mode.current,"
+            "compute_mode,persistence_mode", "--format=csv"]))
+    for name in ("torch", "scvi"):
+        put(name, first_line([sys.executable, "-c",
+                              "from importlib.metadata import version; print(version('%s'))" % (
+                                  {"scvi": "scvi-tools"}.get(name, name))]).splitlines()[-1])
+
+
+def speed_of_cpu():
+    with open("/proc/cpuinfo") as file:
+        names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    return names[0] if names else "unknown processor"
+
+
+def benchmark(session):
+    speed.Speed(session).all()
+
+
+WORK = {"facts": facts, "ops": checks.operations, "parity": checks.training,
+        "sanitizer": checks.sanitizer, "speed": benchmark}
+
+
+def run_parts(session):
+    stand_in = session.options.stand_in
+    if session.device or stand_in:
+        session.make_files()
+    for name in PARTS:
+        if name not in session.options.parts:
+            continue
+        print("== %s, %.0f s left" % (name, session.left()), flush=True)
+        if session.device is None and name != "facts" and not stand_in:
+            session.leave_out(name, name, "skipped: " + session.no_device)
+            continue
+        session.begin(name)
+        try:
+            WORK[name](session)
+        except Exception as fault:  # of ours: the other parts are worth having all the same
+            session.check(name, name, "failed", 0.0, "%s: %s" % (type(fault).__name__, fault))
+
+
+def options_of(arguments):
+    parser = argparse.ArgumentParser(prog="run.sh", description=__doc__)
+    parser.add_argument("out", metavar="OUT", help="folder for gpu.jsonl, gpu.json and gpu.md")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--bundle", metavar="FOLDER", help="made by bundle.sh")
+    where.add_argument("--build", metavar="FOLDER", default="build/release")
+    parser.add_argument("--minutes", type=float, default=8)
+    parser.add_argument("--parts", default=",".join(PARTS), help="some of " + ",".join(PARTS),
+                        type=lambda text: [p for p in text.split(",")])
+    parser.add_argument("--short", action="store_true", help="tiny; no speed is judged")
+    parser.add_argument("--stand-in", metavar="FOLDER", help="with another libatlasvi_cuda.so, "
+                        "which needs no GPU: shows that this command works, and no speed")
+    parser.add_argument("--assemble", metavar="FILE.jsonl", nargs="+", help="only: gpu.json and "
+                        "gpu.md from what one or more sessions, cut short or not, have left")
+    options = parser.parse_args(arguments)
+    if isinstance(options.parts, str):
+        options.parts = options.parts.split(",")
+    unknown = set(options.parts) - set(PARTS)
+    if unknown or options.minutes <= 0:
+        parser.error("no part %s" % ", ".join(unknown) if unknown else "no time")
+    return options
+
+
+def status_of(session):
+    lines = session.journal.lines
+    failed = [line for line in journal.of(lines, "check") if line["status"] == "failed"]
+    failed += [line for kind in ("speed", "precision", "kernels")
+               for line in journal.of(lines, kind) if line.get("error")]
+    if session.device is None:
+        print("skipped: %s; %d checks failed" % (session.no_device, len(failed)))
+        return 1 if failed else 77
+    return 1 if failed else 0
+
+
+def end(session, how):
+    session.journal.put("end", how=how, seconds=time.monotonic() - session.began)
+
+
+def leave(number, _):
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    raise SystemExit(128 + number)
+
+
+def main():
+    options = options_of(sys.argv[1:])
+    if options.assemble:
+        table.write(options.out, journal.assemble(journal.read(options.assemble)))
+        return 0
+    for number in SIGNALS:
+        signal.signal(number, leave)
+    folder = tempfile.mkdtemp(prefix="atlasvi-gpu-")
+    session = None
+    try:
+        session = Session(options, folder)
+        run_parts(session)
+        end(session, "complete")
+        return status_of(session)
+    except SystemExit as fault:
+        if session is None:
+            raise
+        end(session, "cut short by a signal")
+        return fault.code
+    finally:
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        if session is not None and session.making:
+            command.stop(session.maker)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
