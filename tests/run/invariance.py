@@ -5,7 +5,8 @@ usage: invariance.py reference|cpu|cuda|strict
 
 reference: history within 1e-10 (relative) after 5 epochs; cpu: 1e-5 after 1 epoch, 1e-3 after 5;
 cuda: as cpu, and beside one rank of it, the ranks sharing a GPU; the same bytes again, also where the
-emulation (tests/gpu) runs threads and blocks in another order, and where counts are streamed; strict: identical bytes of model, latent codes, decoded means and history for 1, 2, 3 ranks x 1, 2 threads.
+emulation (tests/gpu) runs threads and blocks in another order, and where counts are streamed; strict:
+identical bytes of model, latent codes, decoded means and history for 1, 2, 3 ranks x 1, 2 threads.
 On an even and an uneven number of cells, a short last minibatch, a last minibatch of two cells (left out),
 and fewer cells than make sense, for both decoders. The one-rank run is what the others are compared with;
 that its numbers are right is the business of other tests.

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cblas.h>
 #include <stdlib.h>
+#include <string.h>
+#include <vector>
 
 struct cublasContext {
   cudaStream_t stream;
@@ -32,14 +34,51 @@ struct OpenMemory {
   ~OpenMemory() { av_emulated_close_memory(); }
 };
 
-void multiply(cublasOperation_t transpose_a, cublasOperation_t transpose_b, int m, int n, int k,
-              float alpha, const float *a, int lda, const float *b, int ldb, float beta, float *c,
-              int ldc) {
+/* A factor as tensor cores see it. TF32 keeps 10 bits behind the point, and whether the others are
+ * rounded or cut off is not said: cut off, the worse of both. BF16 keeps 7, to the nearest. */
+float seen(float value, cublasComputeType_t how) {
+  uint32_t bits = 0;
+  memcpy(&bits, &value, sizeof bits);
+  if (how == CUBLAS_COMPUTE_32F_FAST_TF32) {
+    bits &= ~((1u << 13) - 1);
+  } else if (how == CUBLAS_COMPUTE_32F_FAST_16BF) {
+    bits = (bits + 0x7fffu + ((bits >> 16) & 1u)) & ~((1u << 16) - 1);
+  }
+  memcpy(&value, &bits, sizeof bits);
+  return value;
+}
+
+/* A matrix as a product sees it: itself, or its columns side by side in `room`. */
+const float *seen(const float *at, int rows, int columns, int *stride, cublasComputeType_t how,
+                  std::vector<float> *room) {
+  if (how == CUBLAS_COMPUTE_32F) {
+    return at;
+  }
+  room->reserve(static_cast<size_t>(rows) * static_cast<size_t>(columns));
+  for (int j = 0; j < columns; ++j) {
+    const float *column = at + static_cast<size_t>(j) * static_cast<size_t>(*stride);
+    for (int i = 0; i < rows; ++i) {
+      room->push_back(seen(column[i], how));
+    }
+  }
+  *stride = rows;
+  return room->data();
+}
+
+void multiply(cublasComputeType_t how, cublasOperation_t transpose_a, cublasOperation_t transpose_b,
+              int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb,
+              float beta, float *c, int ldc) {
   const bool plain_a = transpose_a == CUBLAS_OP_N;
   const bool plain_b = transpose_b == CUBLAS_OP_N;
-  check_matrix("A of cublasSgemm", a, plain_a ? m : k, plain_a ? k : m, lda);
-  check_matrix("B of cublasSgemm", b, plain_b ? k : n, plain_b ? n : k, ldb);
+  const int a_rows = plain_a ? m : k;
+  const int b_rows = plain_b ? k : n;
+  std::vector<float> a_room;
+  std::vector<float> b_room;
+  check_matrix("A of cublasSgemm", a, a_rows, plain_a ? k : m, lda);
+  check_matrix("B of cublasSgemm", b, b_rows, plain_b ? n : k, ldb);
   check_matrix("C of cublasSgemm", c, m, n, ldc);
+  a = seen(a, a_rows, plain_a ? k : m, &lda, how, &a_room);
+  b = seen(b, b_rows, plain_b ? n : k, &ldb, how, &b_room);
   cblas_sgemm(CblasColMajor, cblas_of(transpose_a), cblas_of(transpose_b), m, n, k, alpha, a, lda,
               b, ldb, beta, c, ldc);
 }
@@ -113,13 +152,25 @@ cublasStatus_t cublasGemmEx(cublasHandle_t handle, cublasOperation_t transpose_a
                             cublasOperation_t transpose_b, int m, int n, int k, const void *alpha,
                             const void *a, cudaDataType a_type, int lda, const void *b,
                             cudaDataType b_type, int ldb, const void *beta, void *c,
-                            cudaDataType c_type, int ldc, cublasComputeType_t, cublasGemmAlgo_t) {
-  if (a_type != CUDA_R_32F || b_type != CUDA_R_32F || c_type != CUDA_R_32F) {
+                            cudaDataType c_type, int ldc, cublasComputeType_t how,
+                            cublasGemmAlgo_t) {
+  if (a_type != CUDA_R_32F || b_type != CUDA_R_32F || c_type != CUDA_R_32F ||
+      how == CUBLAS_COMPUTE_32F_FAST_16F) {
     return CUBLAS_STATUS_NOT_SUPPORTED;
   }
-  return cublasSgemm(handle, transpose_a, transpose_b, m, n, k, static_cast<const float *>(alpha),
-                     static_cast<const float *>(a), lda, static_cast<const float *>(b), ldb,
-                     static_cast<const float *>(beta), static_cast<float *>(c), ldc);
+  if (wrong(transpose_a, transpose_b, m, n, k, lda, ldb, ldc)) {
+    return CUBLAS_STATUS_INVALID_VALUE;
+  }
+  const float *first = static_cast<const float *>(a);
+  const float *second = static_cast<const float *>(b);
+  return queue(handle, [=, by = *static_cast<const float *>(alpha),
+                        old = *static_cast<const float *>(beta)](cudaStream_t) {
+    const OpenMemory open;
+    if (m > 0 && n > 0) {
+      multiply(how, transpose_a, transpose_b, m, n, k, by, first, lda, second, ldb, old,
+               static_cast<float *>(c), ldc);
+    }
+  });
 }
 
 cublasStatus_t cublasSgemmStridedBatched(cublasHandle_t handle, cublasOperation_t transpose_a,
@@ -134,7 +185,7 @@ cublasStatus_t cublasSgemmStridedBatched(cublasHandle_t handle, cublasOperation_
   return queue(handle, [=, by = *alpha, old = *beta](cudaStream_t) {
     const OpenMemory open;
     for (int i = 0; i < n_products && m > 0 && n > 0; ++i) {
-      multiply(transpose_a, transpose_b, m, n, k, by, a + i * stride_a, lda, b + i * stride_b, ldb,
+      multiply(CUBLAS_COMPUTE_32F, transpose_a, transpose_b, m, n, k, by, a + i * stride_a, lda, b + i * stride_b, ldb,
                old, c + i * stride_c, ldc);
     }
   });

@@ -34,8 +34,9 @@
  *   - warps: no divergence or reconvergence, no lock-step; timing, occupancy, bank conflicts,
  *     registers; a launch is checked against an H100's limits alone, its shared memory above 48 KiB
  *     against the largest that cudaFuncSetAttribute has asked for, for any kernel;
- *   - tensor cores; arithmetic is the host's: expf, logf and the like are glibc's, products and
- *     sums are not fused unless written as fmaf; float atomics do not exist, on purpose;
+ *   - tensor cores, but for the rounding of their factors; arithmetic is the host's: expf, logf and
+ *     the like are glibc's, products and sums are not fused unless written as fmaf; float atomics
+ * do not exist, on purpose;
  *   - kernels that follow pointers to pageable host memory. */
 #ifndef AV_EMULATE_H
 #define AV_EMULATE_H
