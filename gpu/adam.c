@@ -6,11 +6,10 @@
 #include <math.h>
 
 void av_gpu_adam_rates(const av_adam *adam, av_gpu_step *step) {
-  const double decay = adam->decoupled ? adam->lr * adam->weight_decay : 0.0;
   step->adam_rate = (float)(adam->lr / (1.0 - pow(adam->beta1, (double)adam->step)));
   step->adam_root = (float)(1.0 / sqrt(1.0 - pow(adam->beta2, (double)adam->step)));
   step->adam_scale = (float)adam->scale;
-  step->adam_shrink = (float)(1.0 - decay);
+  step->adam_decay = adam->decoupled ? (float)(adam->lr * adam->weight_decay) : 0.0F;
 }
 
 void av_gpu_adam(av_backend *be, const av_adam *adam, int64_t n, av_real *params, av_grad *grads,

@@ -77,7 +77,7 @@ extern "C" cudaError_t av_gpu_adam_factor(cudaStream_t stream, const av_gpu_adam
 
 /* What the device knows of this step. */
 typedef struct rates {
-  float scale, rate, root, shrink;
+  float scale, rate, root, decay;
 } rates;
 
 static __device__ __forceinline__ void update(const av_gpu_adam_plan &plan, const rates &by,
@@ -85,7 +85,8 @@ static __device__ __forceinline__ void update(const av_gpu_adam_plan &plan, cons
   const float g = by.scale * grad + plan.weight_decay * *p;
   *m = plan.beta1 * *m + plan.rest1 * g;
   *v = plan.beta2 * *v + plan.rest2 * (g * g);
-  *p = by.shrink * *p - by.rate * *m / (sqrtf(*v) * by.root + plan.eps);
+  /* not (1 - decay) p: a decay below 3e-8 would be lost in the 1 */
+  *p -= by.decay * *p + by.rate * *m / (sqrtf(*v) * by.root + plan.eps);
 }
 
 static __device__ __forceinline__ void update_vector(const av_gpu_adam_plan &plan, const rates &by,
@@ -108,7 +109,7 @@ static __global__ void update_all(av_gpu_adam_plan plan, bool aligned, const av_
                                   const double *factor) {
   const int64_t first = FOUR * ((int64_t)blockIdx.x * THREADS + (int64_t)threadIdx.x);
   const rates by = {factor != nullptr ? (float)*factor : step->adam_scale, step->adam_rate,
-                    step->adam_root, step->adam_shrink};
+                    step->adam_root, step->adam_decay};
   if (aligned && first + FOUR <= plan.n) {
     update_vector(plan, by, first);
     return;

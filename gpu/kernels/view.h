@@ -56,8 +56,7 @@ typedef struct av_gpu_step {
   float adam_rate; /* lr / (1 - beta1^step) */
   float adam_root; /* 1 / sqrt(1 - beta2^step) */
   float adam_scale;
-  float
-      adam_shrink; /* parameters are multiplied by this first: 1 - lr * decay if decoupled, or 1 */
+  float adam_decay; /* decoupled: lr * decay, else 0 */
 } av_gpu_step;
 
 #endif

@@ -321,6 +321,48 @@ static void check_adam_case(av_twin *twin, int64_t n, bool decoupled, double cli
   pair_free(&v);
 }
 
+/* A decay of a fraction of what tells two floats near 1 apart, 6e-8, is not lost where the
+ * parameter moves by more than that: what is rounded, here and there, comes to 0 on average, within
+ * 3e-10. */
+static void check_small_decay(av_twin *twin) {
+  enum { N = 4099 };
+  source from = {.item = 650};
+  const av_adam adam = {.lr = 1e-4,
+                        .beta1 = 0.9,
+                        .beta2 = 0.999,
+                        .eps = 0.01,
+                        .weight_decay = 2e-4,
+                        .decoupled = true,
+                        .scale = 1,
+                        .step = 1};
+  double *start = av_malloc(N, sizeof *start);
+  assert_non_null(start);
+  for (int64_t i = 0; i < N; ++i) {
+    start[i] = (double)(float)source_uniform(&from, 0.5, 1);
+  }
+  av_pair p = pair_values(twin, AV_REAL, N, start);
+  av_pair g = pair_normals(twin, AV_GRAD, N, &from, 0, 1);
+  av_pair m = pair_zeros(twin, AV_REAL, N);
+  av_pair v = pair_zeros(twin, AV_REAL, N);
+  BOTH(twin, adam(be, &adam, N, p.at[t], g.at[t], m.at[t], v.at[t]));
+  double *expected = pair_read(&p, REFERENCE);
+  double *tested = pair_read(&p, TESTED);
+  double more = 0;
+  for (int64_t i = 0; i < N; ++i) {
+    more += (tested[i] - expected[i]) / N;
+  }
+  if (!(fabs(more) < 2e-9)) { /* without the decay 1.5e-8 */
+    fail_msg("parameters are %g too large on average", more);
+  }
+  free(start);
+  free(expected);
+  free(tested);
+  av_pair *all[] = {&p, &g, &m, &v};
+  for (size_t i = 0; i < sizeof all / sizeof *all; ++i) {
+    pair_free(all[i]);
+  }
+}
+
 /* |g| is about 100 / 128 sqrt(n): 25 for 1,003. */
 static void check_adam(av_twin *twin) {
   check_adam_case(twin, 1003, false, 0);
@@ -329,6 +371,7 @@ static void check_adam(av_twin *twin) {
   check_adam_case(twin, 1003, true, 1000);
   check_adam_case(twin, 4097, true, 0.5);
   check_adam_case(twin, 1, false, 1e-3);
+  check_small_decay(twin);
 }
 
 /* A NaN reaches every result that depends on it, in both modes and at once. */
