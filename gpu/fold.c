@@ -3,16 +3,15 @@
 
 #include "state.h"
 
+_Static_assert((int)AV_GPU_FOLD_FACTORS == (int)AV_CUDA_FOLD_FACTORS, "one limit");
+
 /* first, and where the pairs of each factor begin: those of f and every later one lie together. */
 static av_gpu_fold_shape shape_of(const av_backend *be, const av_design *design, int64_t n_genes,
                                   int64_t n_in, int64_t n_onehot) {
   const int64_t factors = n_onehot > 0 ? design->n_factors : 0;
   av_gpu_fold_shape made = {.n_genes = n_genes, .n_in = (int)n_in, .n_onehot = (int)n_onehot};
-  if (factors > AV_GPU_FOLD_FACTORS) {
-    av_gpu_must(be, av_fail(AV_CONFIG,
-                            "a linear decoder takes up to %d categorical covariates, the batch "
-                            "among them, on a GPU; here are %lld: backend = cpu takes them",
-                            AV_GPU_FOLD_FACTORS, (long long)factors));
+  if (factors > AV_GPU_FOLD_FACTORS) { /* av_vae_possible has refused them */
+    av_gpu_must(be, AV_FAIL_BUG("a fold over %lld factors", (long long)factors));
     return made;
   }
   made.n_factors = (int)factors;

@@ -113,6 +113,9 @@ typedef struct av_decode {
   av_grad *dpx_r;       /* (n_dispersion, G); NULL without gradients */
 } av_decode;
 
+/* Factors of the design that the cuda backend can fold. */
+enum { AV_CUDA_FOLD_FACTORS = 63 };
+
 /* A linear layer to G genes followed by BatchNorm over cells, folded into one affine map (model.md
  * section 5): logits = [z, one-hot] A + c. */
 typedef struct av_fold {

@@ -52,3 +52,11 @@ av_status av_dataset_design(av_dataset *dataset) {
   free(code);
   return status;
 }
+
+av_status av_dataset_size_design(av_dataset *dataset) {
+  const int64_t n_local = dataset->n_local;
+  dataset->n_local = 0;
+  const av_status status = av_dataset_design(dataset);
+  dataset->n_local = n_local;
+  return status;
+}

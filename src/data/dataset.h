@@ -57,6 +57,9 @@ void av_dataset_free(av_dataset *dataset);
  * model has renumbered them. Not collective. */
 av_status av_dataset_design(av_dataset *dataset);
 
+/* Its sizes alone, without the columns of each cell: before counts are read. Not collective. */
+av_status av_dataset_size_design(av_dataset *dataset);
+
 /* What scales cell i's expression: its size factor, or its total count; and the log of that. */
 static inline double av_size(const av_dataset *dataset, int64_t i) {
   return dataset->size_factor != NULL ? dataset->size_factor[i] : dataset->library[i];

@@ -352,6 +352,13 @@ av_status av_h5ad_read_limited(const av_comm *comm, const av_config *config, av_
   return status;
 }
 
+av_status av_h5ad_read_counts(const av_comm *comm, const av_config *config, int threads,
+                              av_dataset *dataset, const av_input_plan *plan) {
+  av_read_limits limits = av_read_limits_default();
+  limits.threads = threads;
+  return av_h5ad_read_slabs(comm, config, dataset, plan, &limits);
+}
+
 av_status av_h5ad_read(const av_comm *comm, const av_config *config, int threads,
                        av_dataset *dataset) {
   av_read_limits limits = av_read_limits_default();

@@ -30,10 +30,14 @@ void av_input_plan_free(av_input_plan *plan);
 av_status av_h5ad_read_metadata(const av_comm *comm, const av_config *config, av_dataset *dataset,
                                 av_input_plan *plan);
 
-/* Reads this rank's part: partition by weight, distribution of the per-cell facts, counts in blocks
- * of bounded size by `threads` threads of each rank, value checks over ALL values read of the genes
- * used. Warnings (empty genes,
- * duplicate names, ...) are logged by rank 0. Collective. */
+/* After that, reads this rank's part: partition by weight, distribution of the per-cell facts,
+ * counts in blocks of bounded size by `threads` threads of each rank, value checks over ALL values
+ * read of the genes used. Warnings (empty genes, duplicate names, ...) are logged by rank 0.
+ * Collective. */
+av_status av_h5ad_read_counts(const av_comm *comm, const av_config *config, int threads,
+                              av_dataset *dataset, const av_input_plan *plan);
+
+/* Both. Collective. */
 av_status av_h5ad_read(const av_comm *comm, const av_config *config, int threads,
                        av_dataset *dataset);
 

@@ -3,6 +3,7 @@
 #include "backend/draws.h"
 #include "backend/latent.h"
 #include "base/memory.h"
+#include "config/config.h"
 #include "model/vae_parts.h"
 
 #include <math.h>
@@ -112,10 +113,22 @@ static av_status take_arrays(av_vae *vae, const double *prior) {
   return AV_OK;
 }
 
-av_status av_vae_possible(const av_model_spec *spec, const av_design *design) {
+av_status av_vae_possible(const av_model_spec *spec, const av_design *design, int backend) {
   enum { MOST_BYTES = 256 << 20 };
+  if (!spec->linear || !spec->decoder_batch_norm) {
+    return AV_OK;
+  }
+  if (backend == AV_BACKEND_CUDA && design->n_factors > AV_CUDA_FOLD_FACTORS) {
+    return av_fail(
+        AV_CONFIG,
+        "[data] categorical_covariate_keys: with backend = cuda a linear decoder with "
+        "BatchNorm takes up to %d columns, batch_key among them; here are %lld with more "
+        "than one category: leave some out, or say [runtime] backend = cpu or [model] "
+        "use_batch_norm = encoder",
+        AV_CUDA_FOLD_FACTORS, (long long)design->n_factors);
+  }
   const int64_t n = av_fold_stats_size(design, av_spec_decoder_input(spec), design->n_onehot);
-  if (!spec->linear || !spec->decoder_batch_norm || n <= MOST_BYTES / (int64_t)sizeof(double)) {
+  if (n <= MOST_BYTES / (int64_t)sizeof(double)) {
     return AV_OK;
   }
   return av_fail(

@@ -12,9 +12,10 @@
 typedef struct av_vae av_vae;
 
 /* AV_CONFIG, with what to do, if a linear decoder's BatchNorm over this design would exchange more
- * than 256 MB a step: it needs the cells of each pair of categories of two covariates. Not
+ * than 256 MB a step: it needs the cells of each pair of categories of two covariates; or if it has
+ * more factors than the backend (AV_BACKEND_*) takes. Looks at the design's sizes alone. Not
  * collective. */
-av_status av_vae_possible(const av_model_spec *spec, const av_design *design);
+av_status av_vae_possible(const av_model_spec *spec, const av_design *design, int backend);
 
 /* Allocates the model for minibatches of up to max_rows local rows. `design` is that of the data
  * (borrowed: it must outlive the model). `prior` (S, 2): mean and variance of log library per

@@ -94,7 +94,6 @@ static av_status begin(av_fitting *f, int64_t seed) {
   av_vae_free(&f->vae);
   av_fit_free(&f->fit);
   av_layout layout = {0};
-  AV_TRY(av_agree(f->comm, av_vae_possible(&spec, &f->dataset->design)));
   av_status status = av_agree(f->comm, av_layout_create(&layout, &spec));
   if (status == AV_OK) {
     status = starting_values(f, &layout, seed, &f->fit.values);

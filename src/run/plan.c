@@ -124,15 +124,6 @@ static av_gpu_slab largest_slab(const av_config *config, const av_dataset *datas
   return slab;
 }
 
-/* The design's sizes without a place for each cell. */
-static av_status size_design(av_dataset *dataset) {
-  const int64_t n_local = dataset->n_local;
-  dataset->n_local = 0;
-  const av_status status = av_dataset_design(dataset);
-  dataset->n_local = n_local;
-  return status;
-}
-
 static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 static void plan_ranks(const av_partition *partition, plan *made) {
@@ -186,9 +177,9 @@ static av_status make_plan(const av_config *config, av_dataset *dataset, const a
                  .smallest_cells = dataset->n_cells};
   av_split_free(&split);
   AV_TRY(av_stopping_possible(config, made->n_validation));
-  AV_TRY(size_design(dataset));
+  AV_TRY(av_dataset_size_design(dataset));
   const av_model_spec spec = av_model_spec_from(config, dataset);
-  AV_TRY(av_vae_possible(&spec, &dataset->design));
+  AV_TRY(av_vae_possible(&spec, &dataset->design, config->runtime.backend));
   av_layout layout = {0};
   av_partition partition = {0};
   AV_TRY(av_layout_create(&layout, &spec));

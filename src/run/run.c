@@ -92,11 +92,35 @@ static av_status open_backend(run *r) {
   return av_report_banner(r->comm, &banner, stdout);
 }
 
-static av_status read_data(run *r) {
-  AV_TRY(av_h5ad_read(r->comm, &r->config, r->be.threads, &r->dataset));
+/* Whether there is a model of these columns, as far as the design's sizes tell. */
+static av_status model_possible(const run *r) {
+  const av_model_spec spec = av_model_spec_from(&r->config, &r->dataset);
+  return av_agree(r->comm, av_vae_possible(&spec, &r->dataset.design, r->config.runtime.backend));
+}
+
+/* Counts are read last, so that what is refused is refused at once; a loaded model brings its own
+ * categories. */
+static av_status read_input(run *r) {
+  av_input_plan plan;
+  AV_TRY(av_h5ad_read_metadata(r->comm, &r->config, &r->dataset, &plan));
+  av_status status = av_agree(r->comm, av_dataset_size_design(&r->dataset));
+  if (status == AV_OK && r->config.model.load == NULL) {
+    status = model_possible(r);
+  }
+  if (status == AV_OK) {
+    status = av_h5ad_read_counts(r->comm, &r->config, r->be.threads, &r->dataset, &plan);
+  }
+  av_input_plan_free(&plan);
+  AV_TRY(status);
   if (r->config.model.load != NULL) {
     AV_TRY(av_saved_match(r->comm, &r->loaded, &r->config, &r->dataset));
+    AV_TRY(model_possible(r));
   }
+  return AV_OK;
+}
+
+static av_status read_data(run *r) {
+  AV_TRY(read_input(r));
   AV_TRY(av_split_create(&r->split, r->comm, &r->config, &r->dataset));
   AV_TRY(av_agree(r->comm, av_stopping_possible(&r->config, r->split.n_validation)));
   const int64_t cells[3] = {r->split.n_train, r->split.n_validation, r->split.n_test};

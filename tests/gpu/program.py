@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""The program itself on two ranks that sum through NCCL: the cuda backend in the emulation of ../emulation
-(which pretends to have two devices), NCCL on MPI (nccl_mpi.c).
+"""The program itself with the cuda backend, on two ranks: the GPUs are the emulation's (emulation/, which
+pretends to have two), NCCL is a stand-in on MPI (nccl/nccl_mpi.c).
 
 usage: program.py
 """
@@ -11,14 +11,17 @@ import subprocess
 import sys
 import tempfile
 
+import anndata
 import h5py
+import pandas as pd
 
 ENVIRONMENT = dict(os.environ, AV_EMULATED_DEVICES="2")
 
 
-def run(folder, settings, environment=None, status=0):
-    """Two ranks; what they print, and their errors."""
-    command = [os.environ["MPIRUN"], "--bind-to", "none", "-n", "2", os.environ["ATLASVI"],
+def run(folder, settings, environment=None, status=0, check=False):
+    """Two ranks (`atlasvi check`: one); what they print, and their errors."""
+    two = [os.environ["MPIRUN"], "--bind-to", "none", "-n", "2"]
+    command = [*([] if check else two), os.environ["ATLASVI"], *(["check"] if check else []),
                os.path.join(folder, "run.ini"), "runtime.backend=cuda", *settings]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120,
                           env=dict(ENVIRONMENT, **(environment or {})))
@@ -83,6 +86,26 @@ def late_rank(folder):
         assert expected in errors, errors
 
 
+def too_many_covariates(folder):
+    """64 columns are refused before counts are read: those are wrong here, as is said with 63."""
+    data = anndata.read_h5ad(os.path.join(folder, "in.h5ad"))
+    data.X = data.X.toarray()
+    data.X[0, 0] = -1
+    for c in range(64):
+        data.obs[f"c{c}"] = pd.Categorical(["ab"[(i + c) % 2] for i in range(data.n_obs)])
+    path = os.path.join(folder, "columns.h5ad")
+    data.write_h5ad(path)
+    keys = lambda n: [f"data.input={path}", "output.path=" + os.path.join(folder, "none.h5ad"),
+                      "data.categorical_covariate_keys=" + ",".join(f"c{c}" for c in range(n))]
+    for check in (False, True):
+        errors = run(folder, keys(64), status=78, check=check)[1]
+        lines = [line for line in errors.splitlines() if line.startswith("atlasvi: error:")]
+        assert len(lines) == 1 and "[data] categorical_covariate_keys: with backend = cuda" in lines[0] \
+            and "here are 64 with more than one category: leave some out" in lines[0], errors
+    assert "-1" in run(folder, keys(63), status=65)[1]
+    run(folder, keys(63), check=True)
+
+
 def main():
     with tempfile.TemporaryDirectory() as folder:
         data = os.path.join(folder, "in.h5ad")
@@ -94,6 +117,7 @@ def main():
                        "[runtime]\nthreads = 1\nprogress = none\n")
         communication(folder)
         graphs(folder)
+        too_many_covariates(folder)
         late_rank(folder)
 
 
