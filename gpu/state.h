@@ -9,7 +9,7 @@
 #ifndef AV_GPU_STATE_H
 #define AV_GPU_STATE_H
 
-#include "backend/backend.h"
+#include "backend/operations.h"
 #include "check.h"
 #include "kernels/view.h"
 
@@ -96,70 +96,11 @@ void av_gpu_adam_rates(const av_adam *adam, av_gpu_step *step);
 /* Device scratch of at least `bytes`, until the next call; ends the run without memory. */
 void *av_gpu_work(av_backend *be, size_t bytes);
 
-/* The operations, by file. Each does what backend/backend.h says. */
-av_status av_gpu_data_load(av_backend *be, const av_dataset *dataset, av_data **data);
-void av_gpu_data_free(av_backend *be, av_data *data);
-av_status av_gpu_batch_create(av_backend *be, av_data *data, int64_t max_rows, av_batch **batch);
-void av_gpu_batch_free(av_backend *be, av_batch *batch);
-void av_gpu_batch_select(av_backend *be, av_batch *batch, int64_t n, const int64_t *rows);
+/* The operations, in files that are named after them. */
+AV_DECLARE_OPERATIONS(av_gpu_)
+
 /* Of selecting, what goes to the device: at once, or after the pass that is open. */
 void av_gpu_batch_send(av_backend *be, av_batch *batch);
-void av_gpu_sparse_linear(av_backend *be, const av_batch *batch, bool log1p, bool covariates,
-                          int64_t n, const av_real *w, const av_real *bias, av_real *y);
-void av_gpu_sparse_linear_grad(av_backend *be, const av_batch *batch, bool log1p, bool covariates,
-                               int64_t n, const av_real *dy, av_grad *dw, av_grad *dbias);
-bool av_gpu_sparse_linear_step(av_backend *be, const av_batch *batch, bool log1p, bool covariates,
-                               int64_t n, const av_real *dy, const av_adam *adam, av_real *w,
-                               av_real *m, av_real *v, av_grad *dw, av_grad *dbias);
-void av_gpu_linear(av_backend *be, const av_batch *batch, int64_t m, int64_t n_onehot, int64_t n,
-                   const av_real *x, int64_t x_stride, const av_real *w, const av_real *bias,
-                   av_real *y);
-void av_gpu_linear_grad(av_backend *be, const av_batch *batch, int64_t m, int64_t n_onehot,
-                        int64_t n, const av_real *x, int64_t x_stride, const av_real *w,
-                        const av_real *dy, av_real *dx, int64_t dx_stride, av_grad *dw,
-                        av_grad *dbias);
-void av_gpu_moments(av_backend *be, const av_batch *batch, int64_t n, const av_real *x,
-                    av_sum *moments);
-void av_gpu_norm_act(av_backend *be, const av_batch *batch, const av_norm *norm, const av_real *x,
-                     const av_sum *moments, const av_real *gamma, const av_real *beta,
-                     av_real *running, av_real *y);
-void av_gpu_layer_norm_grad(av_backend *be, const av_batch *batch, const av_norm *norm,
-                            const av_real *x, const av_sum *moments, const av_real *gamma,
-                            const av_real *beta, const av_real *y, av_real *d);
-void av_gpu_norm_act_sums(av_backend *be, const av_batch *batch, const av_norm *norm,
-                          const av_real *x, const av_sum *moments, const av_real *gamma,
-                          const av_real *y, const av_real *dy, av_sum *back, av_grad *dgamma,
-                          av_grad *dbeta);
-void av_gpu_norm_act_grad(av_backend *be, const av_batch *batch, const av_norm *norm,
-                          const av_real *x, const av_sum *moments, const av_real *gamma,
-                          const av_real *y, const av_real *dy, const av_sum *back, av_real *dx);
-void av_gpu_latent_draw(av_backend *be, const av_batch *batch, const av_latent *latent,
-                        const av_real *z_head, const av_real *l_head, const av_sum *prior,
-                        av_real *z, av_real *l, av_sum *losses);
-void av_gpu_latent_grad(av_backend *be, const av_batch *batch, const av_latent *latent,
-                        const av_real *z_head, const av_real *l_head, const av_sum *prior,
-                        const av_real *z, const av_real *dz, const av_real *dl, av_real *dz_head,
-                        av_real *dl_head);
-void av_gpu_fold_sums(av_backend *be, const av_batch *batch, int64_t n_in, int64_t n_onehot,
-                      const av_real *x, av_sum *stats);
-void av_gpu_fold(av_backend *be, const av_fold *fold, const av_sum *stats);
-void av_gpu_fold_grad(av_backend *be, const av_fold *fold, const av_sum *stats, const av_grad *p,
-                      const av_grad *s, av_grad *dw, av_grad *dgamma, av_grad *dbeta, av_sum *back);
-void av_gpu_fold_correct(av_backend *be, const av_batch *batch, const av_fold *fold,
-                         const av_sum *stats, const av_sum *back, const av_real *x, av_real *dx);
-void av_gpu_decode_nll(av_backend *be, const av_batch *batch, const av_decode *decode,
-                       const av_real *x, const av_real *l, av_sum *losses, av_real *dx,
-                       av_real *dl);
-av_status av_gpu_decode_cells(av_backend *be, const av_batch *batch, const av_decode *decode,
-                              const av_real *x, const av_real *l, double *nll);
-av_status av_gpu_decode_output(av_backend *be, const av_batch *batch, const av_decode *decode,
-                               const av_real *x, const av_real *l, float *rho, float *mu);
-void av_gpu_adam(av_backend *be, const av_adam *adam, int64_t n, av_real *params, av_grad *grads,
-                 av_real *m, av_real *v);
-void av_gpu_allreduce(av_backend *be, av_kind kind, void *array, int64_t n);
-void av_gpu_share_begin(av_backend *be, av_kind kind, void *array, int64_t n);
-void av_gpu_share_end(av_backend *be);
-void av_gpu_share_gather(av_backend *be, av_kind kind, void *array, int64_t n);
 void av_gpu_pass_begin(av_backend *be, const av_batch *batch, av_pass_kind kind, const void *owner,
                        const av_pass_values *values);
 void av_gpu_pass_end(av_backend *be);

@@ -4,8 +4,8 @@
 #ifndef AV_BACKEND_CPU_STATE_H
 #define AV_BACKEND_CPU_STATE_H
 
-#include "backend/backend.h"
 #include "backend/cpu/kernels/kernels.h"
+#include "backend/operations.h"
 
 static inline float *av_floats(void *array) { return array; }
 static inline const float *av_const_floats(const void *array) { return array; }
@@ -148,69 +148,9 @@ void av_pack_panels(const av_backend *be, int64_t depth, int64_t n, const float 
  * (adam.c). */
 av_adam_step av_cpu_adam_step(const av_adam *adam, double scale);
 
-/* Operations, by file. */
-av_status av_cpu_data_load(av_backend *be, const av_dataset *dataset, av_data **data);
-void av_cpu_data_free(av_backend *be, av_data *data);
-av_status av_cpu_batch_create(av_backend *be, av_data *data, int64_t max_rows, av_batch **batch);
-void av_cpu_batch_free(av_backend *be, av_batch *batch);
-void av_cpu_batch_select(av_backend *be, av_batch *batch, int64_t n, const int64_t *rows);
+/* The operations, in files that are named after them. */
+AV_DECLARE_OPERATIONS(av_cpu_)
 
-void av_cpu_sparse_linear(av_backend *be, const av_batch *batch, bool log1p, bool covariates,
-                          int64_t n, const av_real *w, const av_real *bias, av_real *y);
-void av_cpu_sparse_linear_grad(av_backend *be, const av_batch *batch, bool log1p, bool covariates,
-                               int64_t n, const av_real *dy, av_grad *dw, av_grad *dbias);
-bool av_cpu_sparse_linear_step(av_backend *be, const av_batch *batch, bool log1p, bool covariates,
-                               int64_t n, const av_real *dy, const av_adam *adam, av_real *w,
-                               av_real *m, av_real *v, av_grad *dw, av_grad *dbias);
-void av_cpu_linear(av_backend *be, const av_batch *batch, int64_t m, int64_t n_onehot, int64_t n,
-                   const av_real *x, int64_t x_stride, const av_real *w, const av_real *bias,
-                   av_real *y);
-void av_cpu_linear_grad(av_backend *be, const av_batch *batch, int64_t m, int64_t n_onehot,
-                        int64_t n, const av_real *x, int64_t x_stride, const av_real *w,
-                        const av_real *dy, av_real *dx, int64_t dx_stride, av_grad *dw,
-                        av_grad *dbias);
-void av_cpu_moments(av_backend *be, const av_batch *batch, int64_t n, const av_real *x,
-                    av_sum *moments);
-void av_cpu_norm_act(av_backend *be, const av_batch *batch, const av_norm *norm, const av_real *x,
-                     const av_sum *moments, const av_real *gamma, const av_real *beta,
-                     av_real *running, av_real *y);
-void av_cpu_layer_norm_grad(av_backend *be, const av_batch *batch, const av_norm *norm,
-                            const av_real *x, const av_sum *moments, const av_real *gamma,
-                            const av_real *beta, const av_real *y, av_real *d);
-void av_cpu_norm_act_sums(av_backend *be, const av_batch *batch, const av_norm *norm,
-                          const av_real *x, const av_sum *moments, const av_real *gamma,
-                          const av_real *y, const av_real *dy, av_sum *back, av_grad *dgamma,
-                          av_grad *dbeta);
-void av_cpu_norm_act_grad(av_backend *be, const av_batch *batch, const av_norm *norm,
-                          const av_real *x, const av_sum *moments, const av_real *gamma,
-                          const av_real *y, const av_real *dy, const av_sum *back, av_real *dx);
-void av_cpu_latent_draw(av_backend *be, const av_batch *batch, const av_latent *latent,
-                        const av_real *z_head, const av_real *l_head, const av_sum *prior,
-                        av_real *z, av_real *l, av_sum *losses);
-void av_cpu_latent_grad(av_backend *be, const av_batch *batch, const av_latent *latent,
-                        const av_real *z_head, const av_real *l_head, const av_sum *prior,
-                        const av_real *z, const av_real *dz, const av_real *dl, av_real *dz_head,
-                        av_real *dl_head);
-void av_cpu_fold_sums(av_backend *be, const av_batch *batch, int64_t n_in, int64_t n_onehot,
-                      const av_real *x, av_sum *stats);
-void av_cpu_fold(av_backend *be, const av_fold *fold, const av_sum *stats);
-void av_cpu_fold_grad(av_backend *be, const av_fold *fold, const av_sum *stats, const av_grad *p,
-                      const av_grad *s, av_grad *dw, av_grad *dgamma, av_grad *dbeta, av_sum *back);
-void av_cpu_fold_correct(av_backend *be, const av_batch *batch, const av_fold *fold,
-                         const av_sum *stats, const av_sum *back, const av_real *x, av_real *dx);
-void av_cpu_decode_nll(av_backend *be, const av_batch *batch, const av_decode *decode,
-                       const av_real *x, const av_real *l, av_sum *losses, av_real *dx,
-                       av_real *dl);
-av_status av_cpu_decode_cells(av_backend *be, const av_batch *batch, const av_decode *decode,
-                              const av_real *x, const av_real *l, double *nll);
-av_status av_cpu_decode_output(av_backend *be, const av_batch *batch, const av_decode *decode,
-                               const av_real *x, const av_real *l, float *rho, float *mu);
-void av_cpu_adam(av_backend *be, const av_adam *adam, int64_t n, av_real *params, av_grad *grads,
-                 av_real *m, av_real *v);
-void av_cpu_allreduce(av_backend *be, av_kind kind, void *array, int64_t n);
-void av_cpu_share_begin(av_backend *be, av_kind kind, void *array, int64_t n);
-void av_cpu_share_end(av_backend *be);
-void av_cpu_share_gather(av_backend *be, av_kind kind, void *array, int64_t n);
 void av_cpu_comm_free(av_cpu *cpu);
 
 #endif

@@ -59,7 +59,7 @@ static void ref_zero(av_backend *be, av_kind kind, void *array, int64_t n) {
   memset(array, 0, (size_t)n * sizeof(double));
 }
 
-static av_status ref_data_load(av_backend *be, const av_dataset *dataset, av_data **data) {
+av_status ref_data_load(av_backend *be, const av_dataset *dataset, av_data **data) {
   (void)be;
   av_data *made = av_calloc(1, sizeof *made);
   AV_TRY_ALLOC(made);
@@ -68,12 +68,12 @@ static av_status ref_data_load(av_backend *be, const av_dataset *dataset, av_dat
   return AV_OK;
 }
 
-static void ref_data_free(av_backend *be, av_data *data) {
+void ref_data_free(av_backend *be, av_data *data) {
   (void)be;
   free(data);
 }
 
-static void ref_batch_free(av_backend *be, av_batch *batch) {
+void ref_batch_free(av_backend *be, av_batch *batch) {
   (void)be;
   if (batch != NULL) {
     free(batch->row);
@@ -83,8 +83,7 @@ static void ref_batch_free(av_backend *be, av_batch *batch) {
   }
 }
 
-static av_status ref_batch_create(av_backend *be, av_data *data, int64_t max_rows,
-                                  av_batch **batch) {
+av_status ref_batch_create(av_backend *be, av_data *data, int64_t max_rows, av_batch **batch) {
   av_batch *made = av_calloc(1, sizeof *made);
   AV_TRY_ALLOC(made);
   const size_t longest = (size_t)av_counts_longest_row(&data->dataset->counts);
@@ -101,7 +100,7 @@ static av_status ref_batch_create(av_backend *be, av_data *data, int64_t max_row
   return AV_OK;
 }
 
-static void ref_batch_select(av_backend *be, av_batch *batch, int64_t n, const int64_t *rows) {
+void ref_batch_select(av_backend *be, av_batch *batch, int64_t n, const int64_t *rows) {
   (void)be;
   batch->n = n;
   if (n > 0) {
@@ -120,8 +119,8 @@ static double gradient_factor(const av_adam *adam, int64_t n, const double *g) {
   return adam->clip > 0.0 && coefficient < 1.0 ? adam->scale * coefficient : adam->scale;
 }
 
-static void ref_adam(av_backend *be, const av_adam *adam, int64_t n, av_real *params,
-                     av_grad *grads, av_real *m, av_real *v) {
+void ref_adam(av_backend *be, const av_adam *adam, int64_t n, av_real *params, av_grad *grads,
+              av_real *m, av_real *v) {
   (void)be;
   double *p = doubles(params);
   double *g = doubles(grads);
@@ -144,7 +143,7 @@ static void ref_adam(av_backend *be, const av_adam *adam, int64_t n, av_real *pa
   }
 }
 
-static void ref_allreduce(av_backend *be, av_kind kind, void *array, int64_t n) {
+void ref_allreduce(av_backend *be, av_kind kind, void *array, int64_t n) {
   (void)kind;
   const av_status status = av_sum_f64(be->comm, doubles(array), n);
   if (status != AV_OK) {
@@ -162,56 +161,26 @@ static void keep_own_share(av_backend *be, double *array, int64_t n) {
   }
 }
 
-static void ref_share_begin(av_backend *be, av_kind kind, void *array, int64_t n) {
+void ref_share_begin(av_backend *be, av_kind kind, void *array, int64_t n) {
   ref_allreduce(be, kind, array, n);
   keep_own_share(be, array, n);
 }
 
-static void ref_share_end(av_backend *be) { (void)be; }
+void ref_share_end(av_backend *be) { (void)be; }
 
-static void ref_share_gather(av_backend *be, av_kind kind, void *array, int64_t n) {
+void ref_share_gather(av_backend *be, av_kind kind, void *array, int64_t n) {
   keep_own_share(be, array, n);
   ref_allreduce(be, kind, array, n);
 }
 
-const av_backend_ops av_backend_reference = {
-    .name = "reference",
-    .open = ref_open,
-    .close = ref_close,
-    .alloc = ref_alloc,
-    .release = ref_release,
-    .write = ref_write,
-    .read = ref_read,
-    .zero = ref_zero,
-    .data_load = ref_data_load,
-    .data_free = ref_data_free,
-    .batch_create = ref_batch_create,
-    .batch_free = ref_batch_free,
-    .batch_select = ref_batch_select,
-    .sparse_linear = ref_sparse_linear,
-    .sparse_linear_grad = ref_sparse_linear_grad,
-    .sparse_linear_step = ref_sparse_linear_step,
-    .linear = ref_linear,
-    .linear_grad = ref_linear_grad,
-    .moments = ref_moments,
-    .norm_act = ref_norm_act,
-    .layer_norm_grad = ref_layer_norm_grad,
-    .norm_act_sums = ref_norm_act_sums,
-    .norm_act_grad = ref_norm_act_grad,
-    .latent_draw = ref_latent_draw,
-    .latent_grad = ref_latent_grad,
-    .fold_sums = ref_fold_sums,
-    .fold = ref_fold,
-    .fold_grad = ref_fold_grad,
-    .fold_correct = ref_fold_correct,
-    .decode_nll = ref_decode_nll,
-    .decode_cells = ref_decode_cells,
-    .decode_output = ref_decode_output,
-    .adam = ref_adam,
-    .allreduce = ref_allreduce,
-    .share_begin = ref_share_begin,
-    .share_end = ref_share_end,
-    .share_gather = ref_share_gather,
-    .pass_begin = av_backend_no_pass_begin,
-    .pass_end = av_backend_no_pass_end,
-};
+const av_backend_ops av_backend_reference = {.name = "reference",
+                                             .open = ref_open,
+                                             .close = ref_close,
+                                             .alloc = ref_alloc,
+                                             .release = ref_release,
+                                             .write = ref_write,
+                                             .read = ref_read,
+                                             .zero = ref_zero,
+                                             .pass_begin = av_backend_no_pass_begin,
+                                             .pass_end = av_backend_no_pass_end,
+                                             AV_TABLE_OPERATIONS(ref_)};

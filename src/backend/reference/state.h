@@ -2,7 +2,7 @@
 #ifndef AV_BACKEND_REFERENCE_STATE_H
 #define AV_BACKEND_REFERENCE_STATE_H
 
-#include "backend/backend.h"
+#include "backend/operations.h"
 
 /* av_real, av_grad and av_sum arrays are all plain doubles here. */
 static inline double *doubles(void *array) { return array; }
@@ -46,53 +46,7 @@ static inline double continuous_of(const av_batch *batch, int64_t i, int64_t c) 
   return design->continuous[batch->row[i] * design->n_continuous + c];
 }
 
-/* The operations, by file. */
-void ref_sparse_linear(av_backend *be, const av_batch *batch, bool log1p, bool covariates,
-                       int64_t n, const av_real *w, const av_real *bias, av_real *y);
-void ref_sparse_linear_grad(av_backend *be, const av_batch *batch, bool log1p, bool covariates,
-                            int64_t n, const av_real *dy, av_grad *dw, av_grad *dbias);
-bool ref_sparse_linear_step(av_backend *be, const av_batch *batch, bool log1p_input,
-                            bool covariates, int64_t n, const av_real *dy, const av_adam *adam,
-                            av_real *w, av_real *m, av_real *v, av_grad *dw, av_grad *dbias);
-void ref_linear(av_backend *be, const av_batch *batch, int64_t m, int64_t n_onehot, int64_t n,
-                const av_real *x, int64_t x_stride, const av_real *w, const av_real *bias,
-                av_real *y);
-void ref_linear_grad(av_backend *be, const av_batch *batch, int64_t m, int64_t n_onehot, int64_t n,
-                     const av_real *x, int64_t x_stride, const av_real *w, const av_real *dy,
-                     av_real *dx, int64_t dx_stride, av_grad *dw, av_grad *dbias);
-void ref_moments(av_backend *be, const av_batch *batch, int64_t n, const av_real *x,
-                 av_sum *moments);
-void ref_norm_act(av_backend *be, const av_batch *batch, const av_norm *norm, const av_real *x,
-                  const av_sum *moments, const av_real *gamma, const av_real *beta,
-                  av_real *running, av_real *y);
-void ref_layer_norm_grad(av_backend *be, const av_batch *batch, const av_norm *norm,
-                         const av_real *x, const av_sum *moments, const av_real *gamma,
-                         const av_real *beta, const av_real *y, av_real *d);
-void ref_norm_act_sums(av_backend *be, const av_batch *batch, const av_norm *norm, const av_real *x,
-                       const av_sum *moments, const av_real *gamma, const av_real *y,
-                       const av_real *dy, av_sum *back, av_grad *dgamma, av_grad *dbeta);
-void ref_norm_act_grad(av_backend *be, const av_batch *batch, const av_norm *norm, const av_real *x,
-                       const av_sum *moments, const av_real *gamma, const av_real *y,
-                       const av_real *dy, const av_sum *back, av_real *dx);
-void ref_latent_draw(av_backend *be, const av_batch *batch, const av_latent *latent,
-                     const av_real *z_head, const av_real *l_head, const av_sum *prior, av_real *z,
-                     av_real *l, av_sum *losses);
-void ref_latent_grad(av_backend *be, const av_batch *batch, const av_latent *latent,
-                     const av_real *z_head, const av_real *l_head, const av_sum *prior,
-                     const av_real *z, const av_real *dz, const av_real *dl, av_real *dz_head,
-                     av_real *dl_head);
-void ref_fold_sums(av_backend *be, const av_batch *batch, int64_t n_in, int64_t n_onehot,
-                   const av_real *x, av_sum *stats);
-void ref_fold(av_backend *be, const av_fold *fold, const av_sum *stats);
-void ref_fold_grad(av_backend *be, const av_fold *fold, const av_sum *stats, const av_grad *p,
-                   const av_grad *s, av_grad *dw, av_grad *dgamma, av_grad *dbeta, av_sum *back);
-void ref_fold_correct(av_backend *be, const av_batch *batch, const av_fold *fold,
-                      const av_sum *stats, const av_sum *back, const av_real *x, av_real *dx);
-void ref_decode_nll(av_backend *be, const av_batch *batch, const av_decode *decode,
-                    const av_real *x, const av_real *l, av_sum *losses, av_real *dx, av_real *dl);
-av_status ref_decode_cells(av_backend *be, const av_batch *batch, const av_decode *decode,
-                           const av_real *x, const av_real *l, double *nll);
-av_status ref_decode_output(av_backend *be, const av_batch *batch, const av_decode *decode,
-                            const av_real *x, const av_real *l, float *rho, float *mu);
+/* The operations, in files that are named after them. */
+AV_DECLARE_OPERATIONS(ref_)
 
 #endif
