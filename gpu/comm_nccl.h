@@ -3,9 +3,9 @@
  * The communicator does not block (blocking = 0), so that a rank can leave, by ncclCommAbort, when
  * others do not come. Every call may then return before its work is queued; we ask until it is,
  * because what is queued after it on the stream must come after it, and because NCCL allows no
- * other call meanwhile. A thread of NCCL's own queues: in older versions (2.14) where a call has to
- * connect ranks first, in recent ones (2.28) in every call (src/group.cc, ncclGroupEndInternal);
- * that is tens of microseconds of the host, which a captured step does not pay again.
+ * other call meanwhile. A thread of NCCL's own queues: up to 2.20 at least where a call has to
+ * connect ranks first, from 2.27 at the latest in every call (src/group.cc, ncclGroupEndInternal);
+ * to start it is work of the host, which a captured step does not do again.
  *
  * In a capture the same holds: the operations are in the graph when the call is through. They are
  * added to it by NCCL's thread, which also allocates where it needs to; so the capture must not be
