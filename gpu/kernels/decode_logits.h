@@ -12,6 +12,13 @@
 /* Shared memory for logits, in bytes: more would leave room for fewer blocks. */
 enum { AV_LOGITS_SHARED = 40 << 10 };
 
+/* Inputs that are multiplied at a time: as many as there are registers for. */
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#define AV_UNROLL_INPUTS AV_UNROLL_BY(2)
+#else
+#define AV_UNROLL_INPUTS AV_UNROLL_BY(4)
+#endif
+
 /* Cells of a block. */
 template <int TILE>
 struct av_tile {
@@ -103,7 +110,7 @@ static __device__ __forceinline__ void av_made_logits(const av_gpu_decode &call,
     logit[r] = start;
   }
   const float *w = head.w + g;
-  AV_UNROLL_BY(4)
+  AV_UNROLL_INPUTS
   for (int k = 0; k < call.n_in; ++k) {
     const float weight = __ldg(w + k * call.n_genes);
     float x[TILE];
@@ -187,7 +194,7 @@ static __device__ __forceinline__ float av_logit(const av_gpu_decode &call, int 
   }
   const av_gpu_decode_head &head = call.head[h];
   float logit = av_start_of(head, g);
-  AV_UNROLL_BY(4)
+  AV_UNROLL_INPUTS
   for (int k = 0; k < call.n_in; ++k) {
     logit = fmaf(tile.x[k * TILE + r], __ldg(head.w + k * call.n_genes + g), logit);
   }

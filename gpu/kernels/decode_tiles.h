@@ -545,10 +545,19 @@ static __device__ __forceinline__ void av_tile_step(const av_gpu_decode &call,
   __syncwarp(); /* slots and x are free */
 }
 
-/* Blocks of a multiprocessor: 128 registers a thread, 168 where there are many sums. */
+/* Blocks of a multiprocessor: 4, of 128 registers a thread; 3, of 168, where there are many sums.
+ * Fewer where a kernel would spill registers (tests/gpu/resources.py): GPUs from 10.0 need more of
+ * them, and so does what CUDA 12 makes. */
 template <int KIND, int WIDTH>
 struct av_tile_blocks {
-  static const int least = av_kind_of<KIND>::heads * WIDTH > 24 ? 3 : 4;
+  static const int sums = av_kind_of<KIND>::heads * WIDTH;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+  static const int least = sums > 40 ? 2 : sums > (av_kind_of<KIND>::zinb ? 20 : 24) ? 3 : 4;
+#elif defined(__CUDACC_VER_MAJOR__) && __CUDACC_VER_MAJOR__ < 13
+  static const int least = sums > 24 || (KIND == AV_DECODE_NB && WIDTH == AV_DECODE_WIDTH) ? 3 : 4;
+#else
+  static const int least = sums > 24 ? 3 : 4;
+#endif
 };
 
 /* Block (tile of genes, slab of cells). */

@@ -4,8 +4,14 @@
 
 enum { THREADS = 256 };
 
-static __global__ void __launch_bounds__(THREADS)
-    values(const av_gpu_decode call, bool held, float *rho, float *mu) {
+/* On 8.0 the compiler would spill registers to fit 8 blocks into a multiprocessor. */
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 800
+#define BOUNDS __launch_bounds__(THREADS, 6)
+#else
+#define BOUNDS __launch_bounds__(THREADS)
+#endif
+
+static __global__ void BOUNDS values(const av_gpu_decode call, bool held, float *rho, float *mu) {
   AV_SHARED_ARRAY(float, room_of_logits);
   __shared__ double2 room[THREADS / AV_WARP];
   __shared__ float shared_top;

@@ -1,0 +1,63 @@
+# Which nvcc this is and what it can compile for; asked of it alone, so that a script can ask too
+# (tests/gpu/configure).
+
+set(AV_CUDA_LEAST 12.0)
+# Machine code by default. What comes within a major version runs that of the version's first GPUs;
+# what comes after the last of these runs its PTX.
+set(AV_CUDA_DEFAULTS 75 80 86 89 90 100)
+
+# The version of `nvcc`, as 12.4, the architectures to compile for, in rising order, and what is
+# lacking for that, in words that follow "no "; empty: nothing. wanted: architectures, or empty for
+# those of AV_CUDA_DEFAULTS that it knows.
+function(av_ask_nvcc nvcc wanted version architectures lacking)
+  set(${version} "" PARENT_SCOPE)
+  set(${architectures} "" PARENT_SCOPE)
+  execute_process(COMMAND ${nvcc} --version OUTPUT_VARIABLE text ERROR_QUIET)
+  if(NOT text MATCHES "release ([0-9]+\\.[0-9]+)")
+    set(${lacking} "working nvcc (`${nvcc} --version` names no release)" PARENT_SCOPE)
+    return()
+  endif()
+  set(release ${CMAKE_MATCH_1})
+  set(here "${nvcc} of CUDA ${release}")
+  set(${version} ${release} PARENT_SCOPE)
+  if(release VERSION_LESS AV_CUDA_LEAST)
+    set(${lacking} "CUDA ${AV_CUDA_LEAST} or later (${nvcc} is of ${release})" PARENT_SCOPE)
+    return()
+  endif()
+  execute_process(COMMAND ${nvcc} --list-gpu-arch OUTPUT_VARIABLE text ERROR_QUIET)
+  string(REGEX MATCHALL "compute_[0-9]+" known "${text}")
+  list(TRANSFORM known REPLACE "compute_" "")
+  list(SORT known COMPARE NATURAL)
+  set(chosen "")
+  set(unknown "")
+  foreach(architecture ${wanted})
+    string(REGEX REPLACE "a$" "" plain "${architecture}") # 90a: of 90 alone
+    if(plain IN_LIST known)
+      list(APPEND chosen ${architecture})
+    else()
+      list(APPEND unknown ${architecture})
+    endif()
+  endforeach()
+  list(JOIN known " " names)
+  if(unknown)
+    list(JOIN unknown " " unknown)
+    set(${lacking} "nvcc for ATLASVI_CUDA_ARCHITECTURES ${unknown} (${here} knows ${names})"
+      PARENT_SCOPE)
+    return()
+  endif()
+  if(NOT chosen)
+    foreach(architecture ${AV_CUDA_DEFAULTS})
+      if(architecture IN_LIST known)
+        list(APPEND chosen ${architecture})
+      endif()
+    endforeach()
+  endif()
+  if(NOT chosen)
+    list(JOIN AV_CUDA_DEFAULTS " " defaults)
+    set(${lacking} "nvcc for any of ${defaults} (${here} knows ${names})" PARENT_SCOPE)
+    return()
+  endif()
+  list(SORT chosen COMPARE NATURAL)
+  set(${architectures} ${chosen} PARENT_SCOPE)
+  set(${lacking} "" PARENT_SCOPE)
+endfunction()
