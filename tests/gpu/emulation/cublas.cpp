@@ -77,6 +77,12 @@ void multiply(cublasComputeType_t how, cublasOperation_t transpose_a, cublasOper
   check_matrix("A of cublasSgemm", a, a_rows, plain_a ? k : m, lda);
   check_matrix("B of cublasSgemm", b, b_rows, plain_b ? n : k, ldb);
   check_matrix("C of cublasSgemm", c, m, n, ldc);
+  if (av_emulated_watcher != NULL &&
+      !av_emulated_watcher->multiplied({a, a_rows, plain_a ? k : m, lda},
+                                       {b, b_rows, plain_b ? n : k, ldb}, {c, m, n, ldc},
+                                       k, beta != 0.0f)) {
+    return;
+  }
   a = seen(a, a_rows, plain_a ? k : m, &lda, how, &a_room);
   b = seen(b, b_rows, plain_b ? n : k, &ldb, how, &b_room);
   cblas_sgemm(CblasColMajor, cblas_of(transpose_a), cblas_of(transpose_b), m, n, k, alpha, a, lda,

@@ -324,6 +324,9 @@ bool fits(dim3 blocks, dim3 block, size_t shared_bytes) {
 
 }  // namespace
 
+const av_emulated_watch *av_emulated_watcher;
+void av_emulate_watch(const av_emulated_watch *watch) { av_emulated_watcher = watch; }
+
 void av_emulate_order(av_emulated_order wanted, uint64_t seed) {
   order = wanted;
   shuffle_state = seed;
@@ -379,6 +382,11 @@ void av_emulate_grid(const char *name, dim3 blocks, dim3 block, size_t shared_by
     av_emulated_set_error(cudaErrorInvalidConfiguration);
     return;
   }
+  const unsigned extent[] = {blocks.x, blocks.y, blocks.z, block.x, block.y, block.z};
+  if (av_emulated_watcher != NULL &&
+      !av_emulated_watcher->launched(name, extent, extent + 3, shared_bytes)) {
+    return;
+  }
   prepare(name, blocks, block, shared_bytes);
   grid.body = body;
   grid.argument = argument;
@@ -400,6 +408,9 @@ void av_emulate_grid(const char *name, dim3 blocks, dim3 block, size_t shared_by
   in_grid = false;
   av_emulated_close_memory();
   free(grid.shared);
+  if (av_emulated_watcher != NULL) {
+    av_emulated_watcher->ended();
+  }
 }
 
 void *av_emulated_shared(void) { return grid.shared; }

@@ -41,6 +41,7 @@
 #ifndef AV_EMULATE_H
 #define AV_EMULATE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -75,6 +76,29 @@ typedef struct av_emulated_counts {
 } av_emulated_counts;
 /* Printed to stderr at the end, too, if the environment has AV_EMULATED_REPORT. */
 av_emulated_counts av_emulate_counts(void);
+
+/* Somebody who is told of all that the device does, when it does it. Matrices of a product are of
+ * `columns` columns, each of `rows` floats, `stride` apart. */
+typedef struct av_emulated_matrix {
+  const float *at;
+  int rows, columns, stride;
+} av_emulated_matrix;
+typedef struct av_emulated_watch {
+  /* Before a kernel, and after it. False: it does not run, and `ended` is not called; for lists of
+   * launches, which follow from sizes alone. */
+  bool (*launched)(const char *kernel, const unsigned grid[3], const unsigned block[3],
+                   size_t shared_bytes);
+  void (*ended)(void);
+  /* Before c = a b (+ c if `added`), a and b as they lie in memory, k long. False: not done. */
+  bool (*multiplied)(av_emulated_matrix a, av_emulated_matrix b, av_emulated_matrix c, int k,
+                     bool added);
+  /* Copied, or filled where `from` is NULL. */
+  void (*moved)(const void *to, const void *from, size_t bytes);
+  /* Device memory was allocated, or is about to be freed. */
+  void (*memory)(const void *at, size_t bytes, bool taken);
+} av_emulated_watch;
+/* From now on; NULL: nobody. */
+void av_emulate_watch(const av_emulated_watch *watch);
 
 /* Ends the program with a message that names the running kernel, block and thread. */
 void av_emulate_fail(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn, cold));

@@ -13,6 +13,8 @@ void av_emulated_check(const char *what, const void *at, size_t bytes);
 /* All static __shared__ arrays, with the red zones between them; NULL: there are none. */
 void av_emulated_static_shared(char **begin, char **end);
 
+extern const av_emulated_watch *av_emulated_watcher; /* NULL: nobody */
+
 void av_emulated_set_error(cudaError_t error);
 int64_t av_emulated_live();
 /* A launch that an H100 takes. */

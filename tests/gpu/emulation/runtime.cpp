@@ -210,6 +210,9 @@ cudaError_t copy(void *to, const void *from, size_t n, cudaMemcpyKind kind, CUst
     return cudaSuccess;
   }
   AV_TRY_CUDA(check_direction(to, from, kind));
+  if (av_emulated_watcher != NULL) {
+    av_emulated_watcher->moved(to, from, n);
+  }
   const Opened open_to(to);
   const Opened open_from(from);
   if (stream != NULL && on_device(to) && is_pinned(from)) {
@@ -252,6 +255,9 @@ cudaError_t fill(void *memory, int byte, size_t bytes) {
   if (!on_device(memory)) {
     return answer(cudaErrorInvalidValue);
   }
+  if (av_emulated_watcher != NULL) {
+    av_emulated_watcher->moved(memory, NULL, bytes);
+  }
   const Opened open(memory);
   memset(memory, byte, bytes);
   return cudaSuccess;
@@ -275,6 +281,9 @@ cudaError_t allocate(void **memory, size_t bytes, bool pinned) {
   blocks[reinterpret_cast<uintptr_t>(*memory)] = {bytes, pinned};
   if (!pinned) {
     used_bytes += bytes;
+    if (av_emulated_watcher != NULL) {
+      av_emulated_watcher->memory(*memory, bytes, true);
+    }
   }
   shut(reinterpret_cast<uintptr_t>(*memory), {bytes, pinned});
   return cudaSuccess;
@@ -292,6 +301,9 @@ cudaError_t release(void *memory, bool pinned) {
   }
   if (!pinned) {
     used_bytes -= found->second.bytes;
+    if (av_emulated_watcher != NULL) {
+      av_emulated_watcher->memory(memory, found->second.bytes, false);
+    }
   }
   open(found->first, found->second);
   blocks.erase(found);
