@@ -11,7 +11,9 @@ from programs import Failed, Programs
 # In a build. Every command needs the first, and says which of the others it needs.
 PLACES = {"atlasvi": "src/atlasvi", "phases": "tests/bench/bench_phases",
           "machine": "tests/bench/bench_machine", "reader": "tests/bench/bench_read",
-          "comm": "tests/bench/bench_comm"}
+          "comm": "tests/bench/bench_comm",
+          "roofline": "tests/gpu/roofline/gpu_roofline",
+          "list": "tests/gpu/roofline/gpu_roofline_list"}
 
 
 def words(text):
@@ -80,7 +82,7 @@ def settle(options):
             if not os.access(path, os.X_OK):
                 sys.exit("no program at %s: build first, name the folder with --build" % path)
         setattr(options, name, path)
-    if options.scvi_python:
+    if getattr(options, "scvi_python", None):
         options.scvi_python = os.path.abspath(options.scvi_python)  # runs begin in other folders
         if not os.access(options.scvi_python, os.X_OK):
             sys.exit("no python at %s" % options.scvi_python)

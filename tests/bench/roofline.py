@@ -1,0 +1,158 @@
+#!/usr/bin/env python3
+"""What a training step moves and computes on a GPU, and the least time that takes on an H100.
+
+  cmake --build build/release --target gpu_roofline
+  tests/bench/roofline.py --build build/release --out tests/bench
+                                 writes roofline.json and roofline.md there, in some minutes
+  tests/bench/roofline.py --list build/release/tests/gpu/roofline/gpu_roofline_list --of FILE.json
+                                 only: do the steps still launch what the record has?
+
+Nothing is measured on a GPU. Whole steps of the model run on the emulated device of the tests
+(tests/gpu/emulation), where every launch, and every access and operation of the kernels' own code,
+is counted (tests/gpu/roofline/count.h). roofline_model.py makes times of the counts.
+"""
+import concurrent.futures
+import json
+import os
+import re
+import subprocess
+import sys
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import part
+from programs import Failed
+from roofline_counts import counted, run
+from roofline_model import markdown, plain
+
+GENES = {2000: 7.0, 10000: 1.9}  # and the percentage of counts that are not 0
+MINIBATCHES = [128, 1024, 4096, 16384]
+NAMES = ["LDVAE-NB", "scVI-NB", "scVI-ZINB"]
+MADE_BY = "tests/bench/roofline.py --build BUILD --out tests/bench"
+
+
+def cases():
+    found = [(model, 1, minibatch, genes) for genes in GENES for model in NAMES
+             for minibatch in MINIBATCHES]
+    return found + [(model, 2, minibatch, 2000) for model in NAMES for minibatch in (128, 1024)]
+
+
+# --- the record ---------------------------------------------------------------------------------
+
+def is_counted(options, minibatch, genes):
+    return minibatch * genes <= options.most
+
+
+def count_steps(options, wanted):
+    """{case: facts and launches}, the largest first."""
+    one = counted(options.roofline)
+    found = {}
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        waiting = {case: pool.submit(one, *case, GENES[case[3]])
+                   for case in sorted(wanted, key=lambda c: -c[2] * c[3])}
+        for case, future in waiting.items():
+            found[case] = future.result()
+            print("  counted: %s, %d batch(es), minibatch %d, %d genes" % case, flush=True)
+    return found
+
+
+def measure(options):
+    small = [case for case in cases() if case[2] * case[3] <= options.most]
+    if max(GENES) * MINIBATCHES[1] > options.most:
+        raise Failed("--most: two minibatches of %d genes have to be counted" % max(GENES))
+    listed = {case: run(options.list, *case, 0.01) for case in cases() if case not in small}
+    made = count_steps(options, small)
+    record = {"percent": {str(k): v for k, v in GENES.items()}, "files": kernel_files(),
+              "cases": []}
+    for case in cases():
+        facts, launches = made[case] if case in made else listed[case]
+        if case not in made:
+            facts.pop("nonzeros")  # of counts that are there for the list alone
+        model, batches, minibatch, genes = case
+        record["cases"].append({"model": model, "batches": batches, "minibatch": minibatch,
+                                "genes": genes, "counted": case in made, **facts,
+                                "launches": launches})
+    return record
+
+
+def save(options, record):
+    """As part.save, with a line for each launch."""
+    done = subprocess.run([options.atlasvi, "--version"], stdout=subprocess.PIPE, check=True)
+    version = " ".join(done.stdout.decode().splitlines()[0].split())
+    flat = []
+
+    def held(value):
+        flat.append(json.dumps(value))
+        return "@%d@" % (len(flat) - 1)
+    lines = [{**case, "launches": [held(launch) for launch in case["launches"]]}
+             for case in record["cases"]]
+    text = json.dumps({"atlasvi": version, **record, "cases": lines}, indent=1)
+    text = re.sub('"@([0-9]+)@"', lambda found: flat[int(found.group(1))], text)
+    with open(os.path.join(options.out, "roofline.json"), "w") as file:
+        file.write(text + "\n")
+
+
+def kernel_files():
+    """{kernel: the files that launch it}"""
+    folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "gpu", "kernels")
+    found = {}
+    for name in sorted(os.listdir(folder)):
+        with open(os.path.join(folder, name)) as file:
+            for kernel in re.findall(r"AV_LAUNCH\((\(.*?\)(?=,)|\w+)", file.read()):
+                found.setdefault(kernel, []).append(name)
+    return {kernel: "/".join(names) for kernel, names in found.items()}
+
+
+def check_lists(options):
+    """The launches of every step that was counted against the record's."""
+    with open(options.of) as file:
+        cases_then = [case for case in json.load(file)["cases"] if case["counted"]]
+    for case in cases_then:
+        what = (case["model"], case["batches"], case["minibatch"], case["genes"])
+        now = [plain(l) for l in run(options.list, *what, 0.01)[1]]
+        then = [plain(l) for l in case["launches"]]
+        if now != then:
+            different = [pair for pair in zip(then + [None] * len(now), now + [None] * len(then))
+                         if pair[0] != pair[1]]
+            sys.exit("a step of %s, %d batch(es), minibatch %d, %d genes launches %d times, in %s "
+                     "%d; the first that differs: %s, there %s. Count anew: cmake --build BUILD "
+                     "--target gpu_roofline && %s; then tests/docs/readme.py write" % (
+                         *what, len(now), options.of, len(then), different[0][1], different[0][0],
+                         MADE_BY))
+    print("%d steps launch what %s has" % (len(cases_then), options.of))
+
+
+def parse():
+    parser = part.parser_of(__doc__, ["roofline", "list"],
+                            without=("--mpirun", "--scvi-python", "--threads", "--ranks", "--cpus",
+                                     "--set", "--rounds", "--work", "--short"))
+    add = parser.add_argument
+    add("--of", metavar="FILE.json", help="with --list: a record to compare with")
+    add("--jobs", type=part.positive, default=2, help="steps that are counted at a time")
+    add("--most", type=part.positive, default=12000000,
+        help="cells x genes of a step that is counted; larger ones are extrapolated")
+    return parser.parse_args()
+
+
+def main(options):
+    if options.check:
+        return part.check(options.check, "roofline", part.headed(markdown))
+    if options.of:
+        options.list = os.path.abspath(options.list)
+        return check_lists(options)
+    part.settle(options)
+    save(options, measure(options))
+    path = os.path.join(options.out, "roofline.md")
+    with open(os.path.join(options.out, "roofline.json")) as file:
+        text = part.headed(markdown)(json.load(file))
+    with open(path, "w") as file:
+        file.write(text)
+    print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(parse()))
+    except Failed as fault:
+        sys.exit(str(fault))
