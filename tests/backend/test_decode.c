@@ -280,6 +280,9 @@ static void against_reference(void **state) {
   for (size_t s = 0; s < sizeof shapes / sizeof *shapes; ++s) {
     for (int strict = 0; strict <= (int)tested_is_order_free; ++strict) {
       twin_shape shape = shapes[s];
+      if (shape.spare > 0 && !tested_clears_spare) {
+        continue; /* others have no cut there; order-free products would keep but 20 bits */
+      }
       shape.strict = strict != 0;
       av_twin twin;
       twin_open(&twin, &shape);
