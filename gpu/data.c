@@ -146,10 +146,9 @@ static int64_t sum_of(const av_gpu_need *need, bool streamed) {
 /* Whether counts can stay on the device: by what it has, and by what the user gives it. */
 static bool counts_fit(const av_backend *be, int64_t room) {
   const av_gpu_use *use = &be->gpu;
-  const int64_t spare = AV_GPU_SPARE_BYTES / av_gpu_of(be)->sharing;
-  const int64_t limit = use->limit / av_gpu_of(be)->sharing;
-  return sum_of(&use->need, false) + spare <= room &&
-         (limit == 0 || av_gpu_size_needed(&use->need, false) <= limit);
+  const int64_t sharing = av_gpu_of(be)->sharing;
+  return sum_of(&use->need, false) + AV_GPU_SPARE_BYTES / sharing <= room &&
+         (use->limit == 0 || av_gpu_size_needed(&use->need, false) * sharing <= use->limit);
 }
 
 static av_status too_large(const av_backend *be, const av_dataset *dataset, int64_t room) {
