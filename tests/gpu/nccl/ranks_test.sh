@@ -11,7 +11,7 @@ failures=0
 # stands for the failing one
 once() {
   local ranks=$1 failing=$2 how=$3 expected=$4 limit=$5 text=${6//R/$2} start=$SECONDS
-  timeout -k 5 60 "$MPIRUN" --bind-to none -n "$ranks" "$driver" "$how" "$failing" ${7:-} \
+  timeout -k 5 60 "$MPIRUN" --bind-to none -n "$ranks" "$driver" "$how" "$failing" "${@:7}" \
     >"$folder/out" 2>"$folder/err"
   local status=$? took=$((SECONDS - start))
   echo >>"$folder/err" # a line even where all is well
