@@ -150,7 +150,7 @@ static void print_bandwidth(const bench *b) {
   printf("\"bandwidth\": [");
   for (size_t i = 0; i < n; ++i) {
     const int64_t bytes = kib[i] * 1024 * (i < 2 ? b->threads : 1); /* first-level: a thread's */
-    printf("%s{\"bytes\": %lld, \"load\": %.2f, \"copy\": %.2f, \"triad\": %.2f}",
+    printf("%s{\"bytes\": %lld, \"load\": %.5g, \"copy\": %.5g, \"triad\": %.5g}",
            i == 0 ? "" : ", ", (long long)bytes, rate(b, bytes, 1, load), rate(b, bytes, 2, copy),
            rate(b, bytes, 3, triad));
   }
@@ -211,7 +211,7 @@ static void print_sgemm(const bench *b) {
   printf("\"sgemm\": [");
   for (size_t i = 0; i < sizeof products / sizeof *products; ++i) {
     const product *p = &products[i];
-    printf("%s{\"name\": \"%s\", \"m\": %lld, \"n\": %lld, \"k\": %lld, \"gflops\": %.2f}",
+    printf("%s{\"name\": \"%s\", \"m\": %lld, \"n\": %lld, \"k\": %lld, \"gflops\": %.5g}",
            i == 0 ? "" : ", ", p->name, (long long)p->m, (long long)p->n, (long long)p->k,
            sgemm(b, p));
   }
@@ -304,7 +304,7 @@ static void print_likelihood(const bench *b) {
   }
   printf("\"likelihood\": {");
   for (int zinb = 0; zinb < 2; ++zinb) {
-    printf("%s\"%s\": {\"term\": %.5f, \"count\": %.5f}", zinb ? ", " : "", zinb ? "zinb" : "nb",
+    printf("%s\"%s\": {\"term\": %.5g, \"count\": %.5g}", zinb ? ", " : "", zinb ? "zinb" : "nb",
            likelihood_cost(b, cells, zinb, true), likelihood_cost(b, cells, zinb, false));
   }
   printf("}");

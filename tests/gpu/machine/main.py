@@ -1,4 +1,4 @@
-"""A session on a machine with a GPU: facts, checks, benchmark; see ../run.sh, which starts this."""
+"""A run on a machine with a GPU: facts, checks, benchmark; see ../run.sh, which starts this."""
 import argparse
 import os
 import platform
