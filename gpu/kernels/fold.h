@@ -97,7 +97,7 @@ cudaError_t av_gpu_run_fold_sums(cudaStream_t stream, const av_gpu_rows *rows,
 cudaError_t av_gpu_run_fold(cudaStream_t stream, const av_gpu_fold_shape *shape,
                             const av_gpu_fold_arrays *fold, const double *stats,
                             const av_gpu_step *step, const av_gpu_fold_work *work);
-/* dw, dgamma, dbeta and back += from p and s. Reads w, gamma, a and inv_sigma. */
+/* dw, dgamma and dbeta +=, back =, from p and s. Reads w, gamma, a and inv_sigma. */
 cudaError_t av_gpu_run_fold_grad(cudaStream_t stream, const av_gpu_fold_shape *shape,
                                  const av_gpu_fold_arrays *fold, const double *stats,
                                  const av_gpu_step *step, const av_gpu_fold_work *work,

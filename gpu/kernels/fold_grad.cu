@@ -91,7 +91,7 @@ static __global__ void grad_genes(av_gpu_fold_shape shape, av_gpu_fold_arrays fo
   }
 }
 
-/* back += {A_x s, M_x.}: a block adds BACK rows of a column over the genes. Column 0 is A_x s. */
+/* back = {A_x s, M_x.}, what no cell has left out: a block adds BACK rows of a column over the genes. Column 0 is A_x s. */
 static __global__ void sum_back(av_gpu_fold_shape shape, av_gpu_fold_arrays fold,
                                 av_gpu_fold_work work, bool wide, const float *sums, double *back) {
   __shared__ double room[WARPS][BACK];
@@ -123,7 +123,7 @@ static __global__ void sum_back(av_gpu_fold_shape shape, av_gpu_fold_arrays fold
       for (int v = 0; v < WARPS; ++v) {
         total += room[v][thread_of()];
       }
-      back[column == 0 ? a : k + (int64_t)a * width_of(shape) + d] += total;
+      back[column == 0 ? a : k + (int64_t)a * width_of(shape) + d] = total;
     }
     __syncthreads();
   }
@@ -137,6 +137,11 @@ cudaError_t av_gpu_run_fold_grad(cudaStream_t stream, const av_gpu_fold_shape *s
   const bool wide = av_gpu_fold_is_wide(shape);
   const int columns = 1 + shape->n_in + shape->n_onehot;
   if (wide) {
+    const size_t numbers = (size_t)shape->n_in * (size_t)columns;
+    const cudaError_t cleared = cudaMemsetAsync(back, 0, numbers * sizeof *back, stream);
+    if (cleared != cudaSuccess) {
+      return cleared;
+    }
     av_gpu_fold_prepare(stream, shape, stats, step, work);
   }
   AV_LAUNCH(grad_genes, av_blocks(shape->n_genes, AV_WARP), THREADS, shared_of(shape), stream,

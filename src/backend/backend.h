@@ -267,7 +267,7 @@ typedef struct av_backend_ops {
    * The bias moves the running mean; in training it cancels. */
   void (*fold)(av_backend *be, const av_fold *fold, const av_sum *stats);
   /* [sum] From p (D, G) = [x, one-hot]^T d and s (G) = column sums of d, d the gradient on the
-   * logits: dw (D, G), dgamma, dbeta += ; back (n_in + n_in D) += {A_x s, M_x.} of model.md
+   * logits: dw (D, G), dgamma, dbeta += ; back (n_in + n_in D) = {A_x s, M_x.} of model.md
    * section 5. Everything here is linear in p and s, so local p, s give local results. (Order-free:
    * what follows the sums rounds, so p and s are made global here, rank 0 contributes the whole and
    * the others nothing.) */

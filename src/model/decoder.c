@@ -88,7 +88,6 @@ void av_fold_heads(av_vae *vae, const av_pass *p) {
 static void fold_heads_grad(av_vae *vae, const av_pass *p) {
   av_backend *be = vae->be;
   const av_folds folds = av_folds_of(vae, p);
-  be->ops->zero(be, AV_SUM, vae->fold_back, vae->n_fold_back);
   for (int h = 0; h < folds.n; ++h) {
     const av_gene_head *head = folds.head[h];
     const av_folded *arrays = folds.arrays[h];
@@ -103,8 +102,7 @@ static void fold_heads_grad(av_vae *vae, const av_pass *p) {
     const int64_t genes = folds.fold[h].n_genes;
     be->ops->fold_correct(be, p->batch, &folds.fold[h], vae->fold_stats, arrays->back, vae->z,
                           vae->dz);
-    be->ops->zero(be, AV_GRAD, arrays->p, (head->n_in + head->n_onehot) * genes);
-    be->ops->zero(be, AV_GRAD, arrays->s, genes);
+    be->ops->zero(be, AV_GRAD, arrays->p, (head->n_in + head->n_onehot + 1) * genes); /* and s */
   }
 }
 

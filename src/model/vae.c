@@ -31,8 +31,9 @@ static av_status take_folded(av_vae *vae, av_folded *arrays, const av_gene_head 
   AV_TRY(take(vae, AV_REAL, width * genes, &arrays->a));
   AV_TRY(take(vae, AV_REAL, genes, &arrays->c));
   AV_TRY(take(vae, AV_REAL, genes, &arrays->inv_sigma));
-  AV_TRY(take(vae, AV_GRAD, width * genes, &arrays->p));
-  return take(vae, AV_GRAD, genes, &arrays->s);
+  AV_TRY(take(vae, AV_GRAD, (width + 1) * genes, &arrays->p));
+  arrays->s = av_backend_at(vae->be, AV_GRAD, arrays->p, width * genes);
+  return AV_OK;
 }
 
 static int64_t back_size(const av_gene_head *head) {
@@ -177,7 +178,6 @@ static void free_folded(av_vae *vae, av_folded *arrays) {
   release(vae->be, arrays->c);
   release(vae->be, arrays->inv_sigma);
   release(vae->be, arrays->p);
-  release(vae->be, arrays->s);
 }
 
 void av_vae_free(av_vae **vae_pointer) {

@@ -17,7 +17,7 @@ typedef struct av_hidden {
 /* A linear decoder head folded with its BatchNorm; D = decoder input + one-hot. */
 typedef struct av_folded {
   av_real *a, *c, *inv_sigma; /* (D, G), (G), (G) */
-  av_grad *p, *s;             /* (D, G), (G) */
+  av_grad *p, *s;             /* (D, G), and behind it (G) */
   av_sum *back;               /* (n_in + n_in D), in fold_back of the model */
 } av_folded;
 

@@ -42,7 +42,7 @@ static void check_fold_case(av_twin *twin, int64_t k, bool onehot, bool biased) 
   av_pair dw = pair_zeros(twin, AV_GRAD, width * genes);
   av_pair dgamma = pair_zeros(twin, AV_GRAD, genes);
   av_pair dbeta = pair_zeros(twin, AV_GRAD, genes);
-  av_pair back = pair_zeros(twin, AV_SUM, k + k * width);
+  av_pair back = pair_normals(twin, AV_SUM, k + k * width, &from, 0, 1); /* overwritten */
   av_pair dz = pair_normals(twin, AV_REAL, twin->n * k, &from, 0, 1);
   av_fold fold[TWINS];
   for (int training = 0; training < 2; ++training) {

@@ -300,7 +300,7 @@ static double sum_of_lanes(const double *lanes) {
   return sum;
 }
 
-/* Adds the blocks' sums, in order, to back (k + k D). */
+/* Adds up the blocks' sums, in order, to back (k + k D), which is 0. */
 static void add_back(const moments *u, const av_fold *fold, int64_t blocks, const double *partial,
                      double *back) {
   const int64_t width = u->k + u->present;
@@ -324,6 +324,7 @@ void av_cpu_fold_grad(av_backend *be, const av_fold *fold, const av_sum *stats, 
   const int64_t full = fold->n_in + fold->n_onehot;
   fold_arrays arrays = {
       .strict = be->strict, .p = p, .s = s, .dw = dw, .dgamma = dgamma, .dbeta = dbeta};
+  memset(back, 0, (size_t)(fold->n_in * (1 + full)) * sizeof(double));
   if (be->strict && be->comm->size > 1) {
     const double *both = global_sums(be, full, genes, av_const_doubles(p), av_const_doubles(s));
     if (be->comm->rank != 0) {

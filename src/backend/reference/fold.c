@@ -194,6 +194,7 @@ void ref_fold_grad(av_backend *be, const av_fold *fold, const av_sum *stats, con
   const double *s = const_doubles(s_);
   double *dw = doubles(dw_);
   double *back = doubles(back_);
+  memset(back, 0, (size_t)(k + k * (k + fold->n_onehot)) * sizeof *back);
   moments_of_u u = u_create(be, fold, stats);
   const int64_t width = u.width;
   for (int64_t g = 0; g < genes; ++g) {

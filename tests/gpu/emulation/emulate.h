@@ -18,15 +18,15 @@
  *     waited for; copies whose direction is not that of the pointers; memory never freed;
  *   - of captures and graphs (graphs.cpp): what CUDA forbids in a capture, in the mode that it was
  *     begun with, by CUDA's error codes: waiting and asking, allocating, copies at once or of
- *     pageable memory, the default stream, events from outside, work that is not joined. Some of it
- *     is stricter than CUDA is known to be: the default stream also where the capturing one does
- * not wait for it, and empty copies. Memory that was freed since, a missing wait between two
- * streams of a graph (as a difference between orders), graphs never destroyed, and products without
- * a workspace of the caller's.
+ *     pageable memory, the default stream, events from outside, work that is not joined. Stricter
+ *     than CUDA is known to be: the default stream also where the capturing one does not wait for
+ *     it, and empty copies. Memory that was freed since, a missing wait between two streams of a
+ *     graph (as a difference between orders), graphs never destroyed, and products without a
+ *     workspace of the caller's.
  *
  * Not emulated, and so not tested here:
- *   - graphs that are made or changed other than by capture, graphs in graphs, two captures at
- * once, memory that a graph allocates; what a launch of a graph costs;
+ *   - graphs that are made or changed other than by capture, graphs in graphs, two captures at a
+ *     time, memory that a graph allocates; what a launch of a graph costs;
  *   - peer access, unified memory, textures;
  *   - concurrency: outside graphs streams run their work at once, threads and blocks one after the
  *     other, so that races within what an order makes of them, and waiting for another block in a
@@ -34,9 +34,9 @@
  *   - warps: no divergence or reconvergence, no lock-step; timing, occupancy, bank conflicts,
  *     registers; a launch is checked against an H100's limits alone, its shared memory above 48 KiB
  *     against the largest that cudaFuncSetAttribute has asked for, for any kernel;
- *   - tensor cores, but for the rounding of their factors; arithmetic is the host's: expf, logf and
- *     the like are glibc's, products and sums are not fused unless written as fmaf; float atomics
- * do not exist, on purpose;
+ *   - tensor cores, but for the rounding of their factors; arithmetic is the host's: expf and such
+ *     are glibc's, products and sums are not fused unless written as fmaf; atomic operations on
+ *     floating-point numbers do not exist, on purpose;
  *   - kernels that follow pointers to pageable host memory. */
 #ifndef AV_EMULATE_H
 #define AV_EMULATE_H
