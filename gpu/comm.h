@@ -9,11 +9,12 @@
  *
  * Nothing hangs for ever through NCCL: whoever waits asks NCCL for errors meanwhile, and gives up
  * after be->gpu_timeout seconds (0: never). Both end the run, on every rank. Where CUDA itself
- * waits nobody can ask: av_gpu_wait comes before cudaFree, before cudaStreamSynchronize and the
- * like, and before a copy to memory that is not pinned. A host that runs ahead of a GPU that stands
- * still would end up inside a launch (CUDA queues about a thousand): who queues whole steps waits,
- * by av_gpu_wait_event, for one of some steps before. A rank that dies takes the run down through
- * mpirun; one that hangs while the others are in MPI is waited for, as on CPUs.
+ * waits nobody can ask: av_gpu_wait comes before a copy to memory that is not pinned, and before
+ * cudaFree in an operation; data and batches are made and freed when no sum is under way. A host
+ * that runs ahead of a GPU that stands still would end up inside a launch (CUDA queues about a
+ * thousand): who queues whole steps waits, by av_gpu_wait_event, for one of some steps before. A
+ * rank that dies takes the run down through mpirun; one that hangs while the others are in MPI is
+ * waited for, as on CPUs.
  *
  * comm->traffic: operations and bytes are counted as by the cpu backend. Through MPI seconds are
  * those of the whole operation. Through NCCL they are the host's of queueing (none where a graph is

@@ -12,7 +12,9 @@
 enum { PIECE_BYTES = 16 << 20 };
 
 void av_gpu_staged_free(av_gpu_staged *staged) {
-  (void)cudaFreeHost(staged->pinned);
+  if (staged->pinned != NULL) {
+    (void)cudaFreeHost(staged->pinned);
+  }
   free(staged->received);
   free(staged->counts);
   *staged = (av_gpu_staged){0};
@@ -25,7 +27,9 @@ static av_status need_pinned(av_gpu_staged *staged, size_t bytes) {
   if (bytes <= staged->pinned_bytes) {
     return AV_OK;
   }
-  AV_TRY(AV_CUDA(cudaFreeHost(staged->pinned)));
+  if (staged->pinned != NULL) {
+    AV_TRY(AV_CUDA(cudaFreeHost(staged->pinned)));
+  }
   staged->pinned = NULL;
   staged->pinned_bytes = 0;
   AV_TRY(AV_CUDA(cudaMallocHost(&staged->pinned, bytes)));

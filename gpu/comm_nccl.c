@@ -156,7 +156,8 @@ av_status av_gpu_nccl_open(const av_comm *comm, double timeout, av_gpu_nccl **nc
   *nccl = NULL;
   AV_TRY(av_agree(comm, made != NULL ? AV_OK : av_fail(AV_NOMEM, "out of memory (NCCL)")));
   *made = (av_gpu_nccl){.comm = comm, .timeout = timeout};
-  (void)setenv("NCCL_NVLS_ENABLE", "0", 0); /* NCCL reads it when it is first called */
+  (void)setenv("NCCL_NVLS_ENABLE", "0", 0); /* NCCL reads these when it is first called */
+  (void)setenv("NCCL_GRAPH_REGISTER", "0", 0);
   ncclUniqueId id;
   const av_status shared = share_id(made, &id);
   if (shared != AV_OK) {

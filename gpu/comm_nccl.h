@@ -22,8 +22,9 @@
  * ranks in a ring or tree, which NCCL chooses by type, length, version and what connects the GPUs.
  * On the same GPUs of the same nodes the same sums come out of every run, with one exception:
  * reductions inside NVSwitches (NVLS), whose order varies from call to call (NVIDIA/nccl #1497).
- * They are switched off (NCCL_NVLS_ENABLE=0) unless the environment says otherwise. All ranks get
- * the same bits in any case (NVIDIA/nccl #855).
+ * They are switched off (NCCL_NVLS_ENABLE=0) unless the environment says otherwise; so is what NCCL
+ * does otherwise for a sum in a graph than for the same outside (NCCL_GRAPH_REGISTER=0). All ranks
+ * get the same bits in any case (NVIDIA/nccl #855).
  *
  * Errors: a function that fails has recorded the error, and the communicator is of no more use:
  * av_gpu_nccl_end. */

@@ -208,7 +208,10 @@ static av_status load(av_backend *be, const av_dataset *dataset, av_data *data) 
     loading.status = AV_CUDA(cudaStreamSynchronize(loading.gpu->stream));
   }
   return loading.status == AV_NOMEM
-             ? av_fail(AV_NOMEM, "%lld cells with %lld counts take more than %.2f GB on the device",
+             ? av_fail(AV_NOMEM,
+                       "%lld cells with %lld counts take more than %.2f GB on the device: use more "
+                       "ranks, "
+                       "or set [runtime] gpu_memory below what it has",
                        (long long)dataset->n_local, (long long)dataset->counts.n_nonzero,
                        1e-9 * (double)loading.bytes)
              : loading.status;

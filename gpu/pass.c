@@ -61,8 +61,10 @@ void av_gpu_pass_begin(av_backend *be, const av_batch *batch, av_pass_kind kind,
     forget(graph);
     *graph = (struct av_gpu_graph){.owner = owner};
   }
-  if (graph->ready != NULL) {
+  if (graph->ready != NULL) { /* now: the host selects the next minibatch meanwhile */
+    AV_GPU_MUST(be, cudaGraphLaunch(graph->ready, gpu->stream));
     gpu->mode = AV_GPU_PLAYS;
+    gpu->in_pass = false;
   } else if (graph->queued > 0) {
     /* relaxed: the next minibatch is selected meanwhile, which asks for an event outside the graph
      */
@@ -86,8 +88,6 @@ void av_gpu_pass_end(av_backend *be) {
   av_gpu *gpu = av_gpu_of(be);
   if (gpu->mode == AV_GPU_RECORDS) {
     finish_recording(be);
-  }
-  if (gpu->mode != AV_GPU_QUEUES) {
     AV_GPU_MUST(be, cudaGraphLaunch(gpu->graph->ready, gpu->stream));
   }
   gpu->mode = AV_GPU_QUEUES;

@@ -40,7 +40,7 @@ typedef struct av_gpu {
   av_gpu_mode mode;
   struct av_gpu_graph *graph; /* of the pass that is open; NULL: none is, or it is not kept */
   struct av_batch *selected;  /* in an open pass, for the next one */
-  bool in_pass;
+  bool in_pass;               /* one whose work is not queued yet: selecting is for after it */
 } av_gpu;
 
 typedef struct av_gpu_source av_gpu_source; /* stage.h */

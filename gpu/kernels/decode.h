@@ -6,7 +6,7 @@
  *
  *   (products)  with a wide input (n_in >= AV_DECODE_WIDTH): x w of each head into its rows (n,
  *               stride), by cuBLAS. With a narrow one logits are made where they are needed, and no
- *               (B, G) array exists.
+ *               (n, G) array exists but where sums over groups of cells follow (sort, groups).
  *   rows        a block has 1 cell, or 4 of large minibatches, and all genes: log-sum-exp of the
  *               logits, loss, Q = sum of q, which is the gradient on l; and where each tile's
  *               entries begin in the cell's list. Wide: it also completes the rows, + c + one-hot.

@@ -223,6 +223,8 @@ static av_status run_epochs(training *t, av_history *history) {
     return AV_OK;
   }
   AV_TRY(av_control_restore(&t->control, trainer));
+  trainer->be->ops->batch_free(trainer->be, t->batch); /* the next one may need its room */
+  t->batch = NULL;
   return config->train.batch_norm_statistics == AV_STATISTICS_RECOMPUTED
              ? av_norm_statistics_recompute(trainer)
              : AV_OK;

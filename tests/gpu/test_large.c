@@ -5,12 +5,14 @@
 #include "backend/latent.h"
 #include "backend/tested.h"
 #include "base/memory.h"
+#include "check.h"
 #include "kernels/norm.h"
 #include "math/rng.h"
 
 #include <math.h>
 #include <mpi.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* The bits of each result: the same in every way. */
 static uint64_t seen[1000];
@@ -305,6 +307,25 @@ static void too_much_memory(void **state) {
   twin_close(&twin);
 }
 
+/* A GPU or driver that the build is not for is no fault of the program. */
+static void wrong_device(void **state) {
+  (void)state;
+  const struct {
+    cudaError_t code;
+    av_status status;
+    const char *advice;
+  } cases[] = {{cudaErrorNoKernelImageForDevice, AV_NODEVICE, "-DATLASVI_CUDA_ARCHITECTURES"},
+               {cudaErrorUnsupportedPtxVersion, AV_NODEVICE, "install a driver"},
+               {cudaErrorInsufficientDriver, AV_NODEVICE, "install a driver"},
+               {cudaErrorInvalidValue, AV_BUG, "cudaErrorInvalidValue)"}};
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; ++i) {
+    av_error_clear();
+    assert_int_equal(AV_CUDA(cases[i].code), cases[i].status);
+    assert_non_null(strstr(av_error_text(), cases[i].advice));
+  }
+  av_error_clear();
+}
+
 /* Minibatches too large to run here: a grid has at most 65,535 blocks that way. */
 static void slabs_fit_a_grid(void **state) {
   (void)state;
@@ -320,9 +341,9 @@ int main(int argc, char **argv) {
   if (MPI_Init(&argc, &argv) != MPI_SUCCESS) {
     return 1;
   }
-  const struct CMUnitTest tests[] = {cmocka_unit_test(large), cmocka_unit_test(many_categories),
-                                     cmocka_unit_test(too_much_memory),
-                                     cmocka_unit_test(slabs_fit_a_grid)};
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(large), cmocka_unit_test(many_categories), cmocka_unit_test(too_much_memory),
+      cmocka_unit_test(slabs_fit_a_grid), cmocka_unit_test(wrong_device)};
   const int failed = cmocka_run_group_tests(tests, NULL, NULL);
   MPI_Finalize();
   return failed;

@@ -199,7 +199,9 @@ def options_of(arguments):
 
 def status_of(session):
     lines = session.journal.lines
-    failed = [line for line in journal.of(lines, "check") if line["status"] == "failed"]
+    checks_made = journal.of(lines, "check")
+    failed = [line for line in checks_made if line["status"] == "failed"
+              or (line["status"] == "cut" and line["part"] == "ops")]  # what hangs is not well
     failed += [line for kind in ("speed", "precision", "kernels")
                for line in journal.of(lines, kind) if line.get("error")]
     if session.device is None:

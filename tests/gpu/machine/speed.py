@@ -235,7 +235,9 @@ class Speed:
         made += [("precision", "scVI-ZINB in %s" % p, 20,
                   lambda p=p: self.precision("scVI-ZINB", p, minibatch, genes[0]))
                  for p in PRECISIONS]
-        made += [visit(case) for case in [*([] if self.short else first), *rest, *wide]]
+        soon = [c for c in wide if c.minibatch in sizes[:2] and c.model != "scVI-NB"]
+        late = [c for c in wide if c not in soon]
+        made += [visit(case) for case in [*soon, *rest, *late]]
         if self.has_torch and not self.short:
             made += [("compiled", "torch.compile of %s" % case, 60,
                       lambda case=case: self.torch(case, "compiled"))
