@@ -12,7 +12,7 @@ fi
 # Where there is CUDA, for one kind of GPU: seven kinds take minutes. `cmake --preset cuda` builds all.
 cmake --preset release -DATLASVI_CUDA_ARCHITECTURES="${ATLASVI_CUDA_ARCHITECTURES-90}"
 cmake --build --preset release
-if ctest --test-dir build/release -N -R '^gpu_resources$' | grep -q gpu_resources; then
+if ctest --test-dir build/release -N -R '^gpu_resources$' | grep gpu_resources >/dev/null; then
   ctest --test-dir build/release -V -R '^gpu_resources$' # registers, spills, shared memory a kernel
 fi
 exec ctest --test-dir build/release --output-on-failure -j "$(nproc)" "$@"
