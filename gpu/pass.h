@@ -3,9 +3,10 @@
  * A training step is some dozens of kernels of a few microseconds each: to queue them one by one
  * costs the host more than they take. So the first pass of a kind over a batch is queued kernel by
  * kernel, which makes everything grow that grows on first use (scratch, cuBLAS's and NCCL's own);
- * the second is recorded into a graph, and played from it; each later one costs the host one call.
- * Sums over ranks by NCCL are part of the graph; through MPI the host takes part in them, and
- * nothing is kept.
+ * the second is recorded into a graph, and played from it; each later one costs the host one call,
+ * at its beginning, so that the host selects the next minibatch while the GPU works. Sums over
+ * ranks by NCCL are part of the graph; through MPI the host takes part in them, and nothing is
+ * kept.
  *
  * What differs from pass to pass is read on the device: av_gpu_step, sent before the graph, and the
  * minibatch's rows, at an address that stays. All other arguments are the graph's, as backend.h

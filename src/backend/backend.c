@@ -5,6 +5,7 @@
 #include "backend/cuda_module.h"
 #include "backend/reference/reference.h"
 #include "config/config.h"
+
 #include <string.h>
 
 /* A compiler checks the signatures in an operations table but not that it is complete. */

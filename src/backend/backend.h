@@ -312,7 +312,7 @@ typedef struct av_backend_ops {
 
   /* REQUIRED: whole passes. From begin to end the operations, their order, arrays and arguments are
    * those of the last pass of this kind by `owner` over `batch`, but for `values`; nothing is read
-   * in between. A backend may keep them, and queue all at once at the end. batch_select may come in
+   * in between. A backend may keep them, and queue all at once. batch_select may come in
    * between: it is for the next pass. An owner is there for as long as the batch. */
   void (*pass_begin)(av_backend *be, const av_batch *batch, av_pass_kind kind, const void *owner,
                      const av_pass_values *values);
