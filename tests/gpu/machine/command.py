@@ -24,15 +24,26 @@ class Result:
         return lines[-1][:300] if lines else ""
 
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # end a session
+
+
 def die_with_us():
     """Nothing that we have started goes on when we are killed."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def start(argv, output, env=None, cwd=None, stdin=subprocess.DEVNULL):
-    return subprocess.Popen([str(a) for a in argv], stdin=stdin, stdout=output,
-                            stderr=subprocess.STDOUT, cwd=cwd, env={**os.environ, **(env or {})},
-                            start_new_session=True, preexec_fn=die_with_us)
+    """Signals wait while it forks: what a handler raises then, in Python's own hooks of a fork, is
+    printed and forgotten."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        return subprocess.Popen([str(a) for a in argv], stdin=stdin, stdout=output,
+                                stderr=subprocess.STDOUT, cwd=cwd,
+                                env={**os.environ, **(env or {})}, start_new_session=True,
+                                preexec_fn=die_with_us)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def stop(process):

@@ -4,7 +4,6 @@ import os
 import platform
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,7 +23,6 @@ from programs import MPI_ENV
 # Parts, and their shares of the time at most: what one does not need is the next one's.
 PARTS = {"facts": 0.04, "ops": 0.12, "parity": 0.15, "sanitizer": 0.18, "speed": 0.51}
 AT_THE_END = 5  # seconds kept for ending
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Session:
@@ -85,6 +83,10 @@ class Session:
         print("  left out  %s: %s" % (name, why), flush=True)
 
     # --- counts -----------------------------------------------------------------------------------
+    @property
+    def words_of_maker(self):
+        return os.path.join(self.folder, "simulated.txt")
+
     def cells_of(self, genes):
         return 200 if self.options.short else speed.CELLS[genes]
 
@@ -97,13 +99,15 @@ class Session:
             steps.append("'%s' simulate '%s.part' cells=%d genes=%d && mv '%s.part' '%s'" % (
                 self.programs.atlasvi, path, self.cells_of(n), n, path, path))
             self.making[n] = path
-        self.maker = command.start(["bash", "-c", " && ".join(steps)], subprocess.DEVNULL)
+        with open(self.words_of_maker, "w") as words:
+            self.maker = command.start(["bash", "-c", " && ".join(steps)], words)
 
     def file_of(self, genes):
         path = self.making[genes]
         while not os.path.exists(path):
             if self.part_left() < 1 or self.maker.poll() not in (None, 0):
-                raise OSError("%s has not been simulated" % path)
+                with open(self.words_of_maker) as words:
+                    raise OSError("%s has not been simulated: %s" % (path, words.read()[-2000:]))
             time.sleep(0.05)
         return path
 
@@ -215,7 +219,7 @@ def end(session, how):
 
 
 def leave(number, _):
-    for each in SIGNALS:
+    for each in command.SIGNALS:
         signal.signal(each, signal.SIG_IGN)
     raise SystemExit(128 + number)
 
@@ -225,7 +229,7 @@ def main():
     if options.assemble:
         table.write(options.out, journal.assemble(journal.read(options.assemble)))
         return 0
-    for number in SIGNALS:
+    for number in command.SIGNALS:
         signal.signal(number, leave)
     folder = tempfile.mkdtemp(prefix="atlasvi-gpu-")
     session = None
@@ -240,7 +244,7 @@ def main():
         end(session, "cut short by a signal")
         return fault.code
     finally:
-        for number in SIGNALS:
+        for number in command.SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         if session is not None and session.making:
             command.stop(session.maker)
