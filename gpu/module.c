@@ -29,7 +29,6 @@ static void versions(char cuda[AV_CUDA_VERSION_TEXT], char nccl[AV_CUDA_VERSION_
   }
 }
 
-const av_cuda_module av_module_of_cuda = {.bytes_of_ops = sizeof(av_backend_ops),
-                                          .build = AV_PROJECT_VERSION,
-                                          .ops = &av_backend_cuda,
-                                          .versions = versions};
+const char av_interface_of_cuda[] = AV_CUDA_INTERFACE;
+
+const av_cuda_module av_module_of_cuda = {.ops = &av_backend_cuda, .versions = versions};

@@ -42,8 +42,7 @@ av_status av_backend_available(int choice) {
   if (find(choice, &reason) != NULL) {
     return AV_OK;
   }
-  return av_fail(AV_NODEVICE,
-                 "[runtime] backend = cuda: not in this build (%s); cpu and reference are", reason);
+  return av_fail(AV_NODEVICE, "[runtime] backend = cuda: %s; cpu and reference are there", reason);
 }
 
 av_status av_backend_open_ops(av_backend *be, const av_backend_ops *ops,

@@ -43,15 +43,16 @@ void av_build_text(char text[AV_BUILD_TEXT]) {
            av_h5_version(), end == NULL ? (int)strlen(blas) : (int)(end - blas), blas);
 }
 
+/* Where there is no cuda backend: why, once. */
 static void print_cuda(FILE *out) {
-  char cuda[AV_CUDA_VERSION_TEXT] = "not in this build";
-  char nccl[AV_CUDA_VERSION_TEXT] = "not in this build";
+  char cuda[AV_CUDA_VERSION_TEXT] = "";
+  char nccl[AV_CUDA_VERSION_TEXT] = "not loaded";
   const char *reason = NULL;
   const av_cuda_module *module = av_cuda_module_load(&reason);
   if (module != NULL) {
     module->versions(cuda, nccl);
   }
-  fprintf(out, "CUDA      %s\n", cuda);
+  fprintf(out, "CUDA      %s\n", module != NULL ? cuda : reason);
   fprintf(out, "NCCL      %s\n", nccl);
   fprintf(out, "backends  cpu%s, reference\n", module != NULL ? ", cuda" : "");
 }
