@@ -50,16 +50,22 @@ static void last_message(const av_gpu_nccl *nccl, char *text, size_t size) {
 
 static av_status late(const av_gpu_nccl *nccl, const char *phase) {
   return av_fail(AV_IOERR,
-                 "rank %d, %s: NCCL has waited %g s ([runtime] gpu_timeout) for the other GPUs; a "
-                 "rank, its GPU or the network between them hangs, or is late",
+                 "rank %d, %s: NCCL has waited %g s ([runtime] gpu_timeout) for the other GPUs: a "
+                 "rank, its GPU or the network between them hangs, or is late; see whether other "
+                 "ranks still run, and nvidia-smi and dmesg on their nodes; NCCL_DEBUG=INFO shows "
+                 "which network NCCL takes (NCCL_SOCKET_IFNAME chooses); for ranks that are only "
+                 "late set gpu_timeout higher",
                  nccl->comm->rank, phase, nccl->timeout);
 }
 
 static av_status failed(const av_gpu_nccl *nccl, ncclResult_t result, const char *phase) {
   char message[256];
   last_message(nccl, message, sizeof message);
-  return av_fail(status_of(result), "rank %d, %s: NCCL: %s%s%s", nccl->comm->rank, phase,
-                 ncclGetErrorString(result), message[0] == '\0' ? "" : ": ", message);
+  return av_fail(status_of(result),
+                 "rank %d, %s: NCCL: %s%s%s; NCCL_DEBUG=INFO tells more, [runtime] gpu_sums = mpi "
+                 "does without NCCL",
+                 nccl->comm->rank, phase, ncclGetErrorString(result),
+                 message[0] == '\0' ? "" : ": ", message);
 }
 
 /* --- asking --------------------------------------------------------------------------------- */

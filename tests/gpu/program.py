@@ -82,7 +82,7 @@ def late_rank(folder):
     """A rank that does not come ends the run after runtime.gpu_timeout seconds."""
     for seconds in ("1", "1.5"):
         errors = run(folder, [f"runtime.gpu_timeout={seconds}"], {"AV_STANDIN_ABSENT": "1"}, 74)[1]
-        expected = f"starting NCCL: NCCL has waited {seconds} s ([runtime] gpu_timeout) for the other GPUs; "
+        expected = f"starting NCCL: NCCL has waited {seconds} s ([runtime] gpu_timeout) for the other GPUs: "
         assert expected in errors, errors
 
 

@@ -53,8 +53,12 @@ cudaError_t cudaGetLastError(void);
 cudaError_t cudaPeekAtLastError(void);
 
 /* Devices. */
+typedef struct cudaUUID_t {
+  char bytes[16];
+} cudaUUID_t;
 typedef struct cudaDeviceProp {
   char name[256];
+  cudaUUID_t uuid;
   size_t totalGlobalMem, sharedMemPerBlock, sharedMemPerBlockOptin, sharedMemPerMultiprocessor;
   int multiProcessorCount, major, minor, warpSize, maxThreadsPerBlock, l2CacheSize;
   int pciBusID, pciDeviceID, pciDomainID;

@@ -435,6 +435,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device) {
   AV_TRY_CUDA(cudaSetDevice(device));
   memset(properties, 0, sizeof *properties);
   strcpy(properties->name, "emulated device");
+  properties->uuid.bytes[0] = static_cast<char>(device);
   properties->totalGlobalMem = total_bytes;
   properties->sharedMemPerBlock = 48 * 1024;
   properties->sharedMemPerBlockOptin = 227 * 1024;

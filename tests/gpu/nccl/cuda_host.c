@@ -2,6 +2,7 @@
 
 #include "cuda_host_graphs.h"
 
+#include <cublas_v2.h>
 #include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -54,6 +55,8 @@ const char *cudaGetErrorName(cudaError_t code) {
 }
 const char *cudaGetErrorString(cudaError_t code) {
   switch (code) {
+    case cudaErrorMemoryAllocation:
+      return "out of memory";
     case cudaErrorNoDevice:
       return "no CUDA-capable device is detected";
     case cudaErrorInsufficientDriver:
@@ -66,6 +69,14 @@ const char *cudaGetErrorString(cudaError_t code) {
 }
 
 int cuda_host_live(void) { return n_live + graphs_live(); }
+
+/* gpu/check.c names cuBLAS's errors, too; there is nothing else of it here. */
+const char *cublasGetStatusName(cublasStatus_t status) {
+  return status == CUBLAS_STATUS_ALLOC_FAILED ? "CUBLAS_STATUS_ALLOC_FAILED" : "another status";
+}
+const char *cublasGetStatusString(cublasStatus_t status) {
+  return status == CUBLAS_STATUS_ALLOC_FAILED ? "the resource allocation failed" : "another status";
+}
 
 /* --- streams -------------------------------------------------------------------------------- */
 
@@ -333,6 +344,17 @@ cudaError_t cudaDeviceGetPCIBusId(char *text, int length, int device) {
   if (device < 0 || device >= n_devices) {
     return answer(cudaErrorInvalidDevice);
   }
-  snprintf(text, (size_t)length, "%s", device_addresses[device]);
+  const char *address = device_addresses[device];
+  snprintf(text, (size_t)length, "%.*s", (int)strcspn(address, "/"), address);
+  return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device) {
+  if (device < 0 || device >= n_devices) {
+    return answer(cudaErrorInvalidDevice);
+  }
+  *properties = (cudaDeviceProp){.name = "of the host"};
+  const char *address = device_addresses[device];
+  memcpy(properties->uuid.bytes, address, strnlen(address, sizeof properties->uuid.bytes));
   return cudaSuccess;
 }

@@ -21,8 +21,8 @@ extern "C" {
 __attribute__((weak)) void cuda_host_step(void);
 extern bool cuda_host_youngest_first;
 
-/* What the next call of cudaGetDeviceCount and others see: n devices of these PCI addresses; n =
- * -1: no driver. */
+/* What the next call of cudaGetDeviceCount and others see: n devices of these PCI addresses, which
+ * "/" and a number follow where the device is a slice of a GPU; n = -1: no driver. */
 void cuda_host_devices(int n, const char *const *addresses);
 /* Streams that have not been destroyed, events, blocks of memory. */
 int cuda_host_live(void);

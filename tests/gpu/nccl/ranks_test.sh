@@ -32,12 +32,12 @@ check() {
   done
 }
 
-timed='NCCL has waited 1 s \(\[runtime\] gpu_timeout\) for the other GPUs; a rank, its GPU or the network between them hangs, or is late$'
+timed='NCCL has waited 1 s \(\[runtime\] gpu_timeout\) for the other GPUs: a rank, its GPU or the network between them hangs, or is late; see .*; for ranks that are only late set gpu_timeout higher$'
 check none 0 10 '^$'
 check absent 74 15 "^atlasvi: error: rank [0-9]+, starting NCCL: $timed"
 check start 74 10 '^atlasvi: error: rank R, starting NCCL: NCCL: unhandled system error \('
 check late 74 15 "^atlasvi: error: rank [0-9]+, losses of an epoch: $timed"
-remote='remote process exited or there was a network error: made to fail by the test$'
+remote='remote process exited or there was a network error: made to fail by the test; NCCL_DEBUG=INFO tells more, \[runtime\] gpu_sums = mpi does without NCCL$'
 check error 74 10 "^atlasvi: error: rank R, losses of an epoch: NCCL: $remote"
 check mute 74 20 "^atlasvi: error: rank R, losses of an epoch: NCCL: $remote"
 check gpu 70 10 'an illegal memory access was encountered'
