@@ -302,10 +302,11 @@ static void no_invitation(void **unused) {
   }
   standin = (av_standin){.no_id = comm.rank == 0};
   assert_int_equal(rig_open(&r, &comm, false, PATIENCE), AV_IOERR);
-  assert_string_equal(av_error_text(),
-                      "rank 0, starting NCCL: NCCL: unhandled system error "
-                      "(run with NCCL_DEBUG=INFO for details); NCCL_DEBUG=INFO tells more, [runtime] "
-                      "gpu_sums = mpi does without NCCL");
+  assert_string_equal(
+      av_error_text(),
+      "rank 0, starting NCCL: NCCL: unhandled system error "
+      "(run with NCCL_DEBUG=INFO for details); NCCL_DEBUG=INFO tells more, [runtime] "
+      "gpu_sums = mpi does without NCCL");
   av_error_clear();
   assert_null(r.gpu.ranks);
   rig_close(&r);
