@@ -127,7 +127,7 @@ av_status av_gpu_ranks_open(av_backend *be, struct av_gpu_ranks **ranks) {
   av_status status = made != NULL ? make_own(be, made) : av_fail(AV_NOMEM, "out of memory (ranks)");
   status = av_agree(be->comm, status);
   if (status == AV_OK && !be->sums_by_mpi) {
-    status = av_gpu_nccl_open(be->comm, be->gpu_timeout, &made->nccl);
+    status = av_gpu_nccl_open(be->comm, be->same_bits, be->gpu_timeout, &made->nccl);
   }
   if (status == AV_OK) {
     *ranks = made;

@@ -157,25 +157,51 @@ static av_status join(av_gpu_nccl *nccl, ncclUniqueId id) {
   return through(nccl, result, "starting NCCL");
 }
 
-av_status av_gpu_nccl_open(const av_comm *comm, double timeout, av_gpu_nccl **nccl) {
-  av_gpu_nccl *made = av_calloc(1, sizeof *made);
-  *nccl = NULL;
-  AV_TRY(av_agree(comm, made != NULL ? AV_OK : av_fail(AV_NOMEM, "out of memory (NCCL)")));
-  *made = (av_gpu_nccl){.comm = comm, .timeout = timeout};
-  (void)setenv("NCCL_NVLS_ENABLE", "0", 0); /* NCCL reads these when it is first called */
-  (void)setenv("NCCL_GRAPH_REGISTER", "0", 0);
-  ncclUniqueId id;
-  const av_status shared = share_id(made, &id);
-  if (shared != AV_OK) {
-    free(made);
-    return shared;
+/* Switches of NCCL in the environment, whose part of nccl.conf they precede; it reads them when it
+ * is first called, and takes an empty one for none. */
+static bool is_set(const char *name) {
+  const char *value = getenv(name);
+  return value != NULL && value[0] != '\0';
+}
+
+static av_status switch_off(const char *name, bool insist) {
+  if (insist && is_set(name) && strcmp(getenv(name), "0") != 0) {
+    return av_fail(AV_CONFIG,
+                   "[runtime] reproducible: %s = %s in the environment lets switches add up, in an "
+                   "order that varies from run to run: unset it, or set reproducible = off",
+                   name, getenv(name));
   }
+  if (!is_set(name) && setenv(name, "0", 1) != 0) {
+    return av_fail(AV_NOMEM, "out of memory (%s in the environment)", name);
+  }
+  return AV_OK;
+}
+
+static av_status set_switches(bool same_bits) {
+  AV_TRY(switch_off("NCCL_NVLS_ENABLE", same_bits));
+  AV_TRY(switch_off("NCCL_GRAPH_REGISTER", false));
+  return same_bits ? switch_off("NCCL_COLLNET_ENABLE", true) : AV_OK;
+}
+
+av_status av_gpu_nccl_open(const av_comm *comm, bool same_bits, double timeout,
+                           av_gpu_nccl **nccl) {
+  *nccl = NULL;
+  AV_TRY(av_agree(comm, set_switches(same_bits)));
+  av_gpu_nccl *made = av_calloc(1, sizeof *made);
+  av_status status = made != NULL ? AV_OK : av_fail(AV_NOMEM, "out of memory (NCCL)");
+  AV_GO(status, av_agree(comm, status), done);
+  *made = (av_gpu_nccl){.comm = comm, .timeout = timeout};
+  ncclUniqueId id;
+  AV_GO(status, share_id(made, &id), done);
   const av_status joined = join(made, id);
   if (joined != AV_OK) {
     av_gpu_nccl_end(made, joined); /* the others wait inside NCCL */
   }
   *nccl = made;
-  return AV_OK;
+  made = NULL;
+done:
+  free(made);
+  return status;
 }
 
 void av_gpu_nccl_close(av_gpu_nccl *nccl) {

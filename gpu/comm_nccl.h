@@ -20,11 +20,14 @@
  *
  * Bits: the order of a sum depends on the algorithm, the number of channels and the order of the
  * ranks in a ring or tree, which NCCL chooses by type, length, version and what connects the GPUs.
- * On the same GPUs of the same nodes the same sums come out of every run, with one exception:
- * reductions inside NVSwitches (NVLS), whose order varies from call to call (NVIDIA/nccl #1497).
- * They are switched off (NCCL_NVLS_ENABLE=0) unless the environment says otherwise; so is what NCCL
- * does otherwise for a sum in a graph than for the same outside (NCCL_GRAPH_REGISTER=0). All ranks
- * get the same bits in any case (NVIDIA/nccl #855).
+ * On the same GPUs of the same nodes the same sums come out of every run, except where a switch
+ * adds up: an NVSwitch (NVLS), whose order varies from call to call (NVIDIA/nccl #1497), or one of
+ * the network (CollNet), whose order nobody promises. Without either NCCL's own algorithms, rings
+ * and trees, are left, whatever NCCL_ALGO says. NVLS is switched off unless the environment
+ * switches it on; where the bits are promised (`same_bits`) both are, and an environment that
+ * switches one on is refused. Off is, too, what NCCL does otherwise for a sum in a graph than for
+ * the same outside (NCCL_GRAPH_REGISTER=0), unless the environment says otherwise. All ranks get
+ * the same bits in any case (NVIDIA/nccl #855).
  *
  * Errors: a function that fails has recorded the error, and the communicator is of no more use:
  * av_gpu_nccl_end. */
@@ -52,9 +55,10 @@ static inline size_t av_gpu_element(const av_gpu_array *array) {
   return array->wide ? sizeof(double) : sizeof(float);
 }
 
-/* Joins the ranks; the device is chosen. `timeout` seconds: this and every later wait; 0 or less:
- * none. What only one rank knows of ends the run. Collective. */
-av_status av_gpu_nccl_open(const av_comm *comm, double timeout, av_gpu_nccl **nccl);
+/* Joins the ranks; the device is chosen. `same_bits`: as above; AV_CONFIG where the environment of
+ * some rank is against it. `timeout` seconds: this and every later wait; 0 or less: none. What only
+ * one rank knows of ends the run. Collective. */
+av_status av_gpu_nccl_open(const av_comm *comm, bool same_bits, double timeout, av_gpu_nccl **nccl);
 /* Ends the communicator, within seconds even where operations hang. NULL is nothing to free. */
 void av_gpu_nccl_close(av_gpu_nccl *nccl);
 

@@ -324,7 +324,8 @@ struct av_backend {
   const av_comm *comm;
   int threads;
   bool strict;   /* order-free sums */
-  int precision; /* as av_backend_options has it, like the next three */
+  int precision; /* as av_backend_options has it, like the next four */
+  bool same_bits;
   bool sums_by_mpi;
   bool keeps_passes;
   double gpu_timeout;
@@ -343,6 +344,7 @@ typedef struct av_backend_options {
   int threads;
   bool strict;        /* order-free sums (cpu); fixed orders (cuda has them always) */
   int precision;      /* cuda: AV_PRECISION_* of config.h, of dense products */
+  bool same_bits;     /* cuda: in every run on the same GPUs; false: but for rounding */
   bool sums_by_mpi;   /* cuda: sums over ranks through host memory and MPI, not NCCL */
   bool keeps_passes;  /* cuda: passes that come again are kept as CUDA graphs */
   double gpu_timeout; /* cuda: seconds to wait for other ranks through NCCL; 0: for ever */

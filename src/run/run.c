@@ -73,6 +73,7 @@ static av_status open_backend(run *r) {
       .threads = threads,
       .strict = config->runtime.reproducible == AV_REPRODUCIBLE_STRICT,
       .precision = config->runtime.precision,
+      .same_bits = config->runtime.reproducible != AV_REPRODUCIBLE_OFF,
       .sums_by_mpi = config->runtime.gpu_sums == AV_GPU_SUMS_MPI,
       .keeps_passes = config->runtime.cuda_graphs,
       .gpu_timeout = config->runtime.gpu_timeout,

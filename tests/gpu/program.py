@@ -86,6 +86,15 @@ def late_rank(folder):
         assert expected in errors, errors
 
 
+def switches(folder):
+    """Sums by switches vary from run to run: refused where the same bits are promised, else the user's choice."""
+    nvls = {"NCCL_NVLS_ENABLE": "1"}
+    for promise in ("run", "strict"):
+        errors = run(folder, [f"runtime.reproducible={promise}"], nvls, 78)[1]
+        assert "[runtime] reproducible: NCCL_NVLS_ENABLE = 1 in the environment lets switches add" in errors, errors
+    run(folder, [], nvls)
+
+
 def too_many_covariates(folder):
     """64 columns are refused before counts are read: those are wrong here, as is said with 63."""
     data = anndata.read_h5ad(os.path.join(folder, "in.h5ad"))
@@ -118,6 +127,7 @@ def main():
         communication(folder)
         graphs(folder)
         too_many_covariates(folder)
+        switches(folder)
         late_rank(folder)
 
 

@@ -314,6 +314,53 @@ static void no_invitation(void **unused) {
   close_way();
 }
 
+/* ---- the environment ---- */
+
+static av_status open_for(bool same_bits) {
+  r.be.same_bits = same_bits;
+  return av_gpu_ranks_open(&r.be, &r.gpu.ranks);
+}
+
+static void check_env(const char *name, const char *expected) {
+  const char *value = getenv(name);
+  assert_non_null(value);
+  assert_string_equal(value, expected);
+}
+
+/* Where bits are promised, what varies from run to run is switched off, or refused: on all ranks
+ * though one of them alone asks for it. */
+static void switches(void **unused) {
+  (void)unused;
+  static const char *const names[] = {"NCCL_NVLS_ENABLE", "NCCL_COLLNET_ENABLE"};
+  if (comm.size == 1) {
+    return;
+  }
+  open_way(&ways[0]);
+  struct av_gpu_ranks *const before = r.gpu.ranks;
+  for (int i = 0; i < 2; ++i) {
+    char text[200];
+    snprintf(text, sizeof text, "[runtime] reproducible: %s = 1 in the environment ", names[i]);
+    setenv(names[i], comm.rank == comm.size - 1 ? "1" : "", 1);
+    assert_int_equal(open_for(true), AV_CONFIG);
+    assert_memory_equal(av_error_text(), text, strlen(text));
+    av_error_clear();
+    assert_null(r.gpu.ranks);
+    assert_int_equal(open_for(false), AV_OK);
+    av_gpu_ranks_close(&r.be, r.gpu.ranks);
+    if (comm.rank == comm.size - 1) {
+      check_env(names[i], "1"); /* the user's wish, as nothing is promised */
+    }
+    unsetenv(names[i]);
+  }
+  assert_int_equal(open_for(true), AV_OK);
+  av_gpu_ranks_close(&r.be, r.gpu.ranks);
+  check_env(names[0], "0");
+  check_env(names[1], "0");
+  check_env("NCCL_GRAPH_REGISTER", "0");
+  r.gpu.ranks = before;
+  close_way();
+}
+
 /* ---- captured ---- */
 
 /* The sums of a training step: by shares beside, to all meanwhile, and the gather. The step's
@@ -491,6 +538,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test_teardown(events, nothing_left),
       cmocka_unit_test_teardown(broken_alone, nothing_left),
       cmocka_unit_test_teardown(no_invitation, nothing_left),
+      cmocka_unit_test_teardown(switches, nothing_left),
       cmocka_unit_test_teardown(captured_steps, nothing_left),
       cmocka_unit_test_teardown(unjoined, nothing_left),
       cmocka_unit_test_teardown(waits_in_captures, nothing_left),
