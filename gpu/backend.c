@@ -100,12 +100,8 @@ static av_status measure_room(av_backend *be) {
   return AV_OK;
 }
 
-static void gpu_close(av_backend *be) {
-  av_gpu *gpu = av_gpu_of(be);
-  if (gpu == NULL) {
-    return;
-  }
-  av_gpu_ranks_close(be, gpu->ranks);
+/* Waits for the device. */
+static void free_device(av_gpu *gpu) {
   if (gpu->blas != NULL) {
     (void)cublasDestroy(gpu->blas);
   }
@@ -115,6 +111,16 @@ static void gpu_close(av_backend *be) {
   (void)cudaFree(gpu->on_device);
   if (gpu->stream != NULL) {
     (void)cudaStreamDestroy(gpu->stream);
+  }
+}
+
+static void gpu_close(av_backend *be) {
+  av_gpu *gpu = av_gpu_of(be);
+  if (gpu == NULL) {
+    return;
+  }
+  if (av_gpu_ranks_close(be, gpu->ranks)) {
+    free_device(gpu);
   }
   free(gpu);
   be->state = NULL;

@@ -1,6 +1,7 @@
 #include "comm.h"
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/memory.h"
 #include "comm_mpi.h"
 #include "comm_nccl.h"
@@ -137,12 +138,21 @@ av_status av_gpu_ranks_open(av_backend *be, struct av_gpu_ranks **ranks) {
   return status;
 }
 
-void av_gpu_ranks_close(av_backend *be, struct av_gpu_ranks *ranks) {
-  (void)be;
-  if (ranks != NULL) {
-    av_gpu_nccl_close(ranks->nccl);
-    free_own(ranks);
+bool av_gpu_ranks_close(av_backend *be, struct av_gpu_ranks *ranks) {
+  if (ranks == NULL) {
+    return true;
   }
+  if (!av_gpu_nccl_close(ranks->nccl)) {
+    av_warn(
+        "rank %d: NCCL did not end, other ranks having left sums that it waits for; the GPU is "
+        "left as it is",
+        be->comm->rank);
+    free(ranks->first);
+    free(ranks);
+    return false;
+  }
+  free_own(ranks);
+  return true;
 }
 
 /* --- operations ----------------------------------------------------------------------------- */

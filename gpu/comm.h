@@ -33,8 +33,10 @@ struct av_gpu_ranks;
  * the time-out. *ranks is NULL for a rank alone. All ranks get the same status, or the run ends.
  * Collective. */
 av_status av_gpu_ranks_open(av_backend *be, struct av_gpu_ranks **ranks);
-/* Waits a little for what is queued. NULL is nothing to free. Collective. */
-void av_gpu_ranks_close(av_backend *be, struct av_gpu_ranks *ranks);
+/* Waits a little for what is queued. False, after a warning: NCCL did not end, and nobody may wait
+ * for the GPU any more; what lies there is left to the process's end. NULL is nothing to free.
+ * Collective. */
+bool av_gpu_ranks_close(av_backend *be, struct av_gpu_ranks *ranks);
 
 /* Waits until all that is queued on av_gpu.stream is done, or `event` has come. `phase` is for the
  * error text: what is waited for, "losses of an epoch". A failed GPU is the status of a rank alone;

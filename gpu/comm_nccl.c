@@ -204,16 +204,20 @@ done:
   return status;
 }
 
-void av_gpu_nccl_close(av_gpu_nccl *nccl) {
+bool av_gpu_nccl_close(av_gpu_nccl *nccl) {
   if (nccl == NULL) {
-    return;
+    return true;
   }
-  if (settle(nccl, ncclCommFinalize(nccl->nccl), CLOSE_SECONDS) == ncclSuccess) {
+  const bool hurries = nccl->timeout > 0 && nccl->timeout < CLOSE_SECONDS;
+  const double patience = hurries ? nccl->timeout : CLOSE_SECONDS;
+  const bool ended = settle(nccl, ncclCommFinalize(nccl->nccl), patience) == ncclSuccess;
+  if (ended) {
     (void)ncclCommDestroy(nccl->nccl);
   } else {
     abort_within(nccl, ABORT_SECONDS);
   }
   free(nccl);
+  return ended;
 }
 
 /* --- operations ----------------------------------------------------------------------------- */

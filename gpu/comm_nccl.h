@@ -59,8 +59,10 @@ static inline size_t av_gpu_element(const av_gpu_array *array) {
  * some rank is against it. `timeout` seconds: this and every later wait; 0 or less: none. What only
  * one rank knows of ends the run. Collective. */
 av_status av_gpu_nccl_open(const av_comm *comm, bool same_bits, double timeout, av_gpu_nccl **nccl);
-/* Ends the communicator, within seconds even where operations hang. NULL is nothing to free. */
-void av_gpu_nccl_close(av_gpu_nccl *nccl);
+/* Ends the communicator, within seconds even where operations hang: then it is aborted, and false
+ * comes back; its kernels may still be on the GPU, and whatever waits for that (cudaFree,
+ * cublasDestroy) would hang with them. NULL is nothing to free. */
+bool av_gpu_nccl_close(av_gpu_nccl *nccl);
 
 /* Queue on `stream`; `phase` is for the error text. */
 /* In-place sum to all ranks. */

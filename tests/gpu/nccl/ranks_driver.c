@@ -7,8 +7,10 @@
  *   mute     the same, and ncclCommAbort never returns
  *   gpu      its GPU fails
  *   early    NCCL meets an error before anybody waits
+ *   left     it leaves without the last sum; so do all others, without waiting for it
+ *   stuck    the same, and ncclCommAbort returns nowhere
  *   none     nothing
- * Ends with 0 only where nothing goes wrong. */
+ * Ends with 0 only where nothing goes wrong, or only in the end. */
 #include "cuda_host.h"
 #include "rig.h"
 #include "standin.h"
@@ -74,9 +76,21 @@ static av_status play(rig *r, void *array, bool wrong) {
   return AV_CUDA(cudaGraphExecDestroy(ready));
 }
 
+/* Nobody waits for the sum, which is still on its way. */
+static av_status leave(rig *r, void *array, bool wrong) {
+  standin.hanging_abort = is("stuck");
+  if (!wrong) {
+    av_gpu_allreduce(&r->be, AV_SUM, array, N);
+  }
+  return AV_OK;
+}
+
 static av_status run(rig *r, bool wrong, bool graph) {
   void *array = NULL;
   AV_TRY(AV_CUDA(cudaMalloc(&array, N * sizeof(double))));
+  if (is("left") || is("stuck")) {
+    return leave(r, array, wrong);
+  }
   AV_TRY(graph ? play(r, array, wrong) : use(r, array, wrong));
   return AV_CUDA(cudaFree(array));
 }

@@ -43,6 +43,9 @@ check mute 74 20 "^atlasvi: error: rank R, losses of an epoch: NCCL: $remote"
 check gpu 70 10 'an illegal memory access was encountered'
 check early 74 10 "^atlasvi: error: rank R, sum of gradients: NCCL: $remote"
 check error 74 10 '^standin: rank R aborts'
+left='NCCL did not end, other ranks having left sums that it waits for; the GPU is left as it is$'
+once 2 1 left 0 8 "^atlasvi: warning: rank 0: $left"
+once 3 0 stuck 0 15 "^atlasvi: warning: rank 2: $left"
 
 # the same from a graph; ncclCommAbort does not return while there is one
 once 3 1 none 0 10 '^$' graph

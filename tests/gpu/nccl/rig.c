@@ -13,6 +13,7 @@ av_status rig_open(rig *r, const av_comm *comm, bool through_mpi, double timeout
 }
 
 void rig_close(rig *r) {
-  av_gpu_ranks_close(&r->be, r->gpu.ranks);
-  (void)cudaStreamDestroy(r->gpu.stream);
+  if (av_gpu_ranks_close(&r->be, r->gpu.ranks)) {
+    (void)cudaStreamDestroy(r->gpu.stream);
+  }
 }
