@@ -146,9 +146,9 @@ static int64_t sum_of(const av_gpu_need *need, bool streamed) {
 /* Whether counts can stay on the device: by what it has, and by what the user gives it. */
 static bool counts_fit(const av_backend *be, int64_t room) {
   const av_gpu_use *use = &be->gpu;
-  const int64_t sharing = av_gpu_of(be)->sharing;
-  return sum_of(&use->need, false) + AV_GPU_SPARE_BYTES / sharing <= room &&
-         (use->limit == 0 || av_gpu_size_needed(&use->need, false) * sharing <= use->limit);
+  const int sharing = av_gpu_of(be)->sharing;
+  return sum_of(&use->need, false) + av_gpu_spare_bytes(sharing) <= room &&
+         (use->limit == 0 || av_gpu_size_needed(&use->need, false, sharing) <= use->limit);
 }
 
 static av_status too_large(const av_backend *be, const av_dataset *dataset, int64_t room) {
@@ -181,7 +181,7 @@ static av_status choose_residence(av_backend *be, const av_dataset *dataset,
   if (sum_of(&use->need, true) > room) {
     return too_large(be, dataset, room);
   }
-  const int64_t size = av_gpu_size_needed(&use->need, true) * av_gpu_of(be)->sharing;
+  const int64_t size = av_gpu_size_needed(&use->need, true, av_gpu_of(be)->sharing);
   if (use->limit > 0 && size > use->limit) {
     av_warn(
         "[runtime] gpu_memory = %g: with counts streamed the run still takes up to %.3f GB of a "

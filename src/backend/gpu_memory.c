@@ -91,7 +91,11 @@ int64_t av_gpu_scratch_bytes(const av_gpu_scratch *of) {
 
 /* ---- all together ---- */
 
-int64_t av_gpu_size_needed(const av_gpu_need *need, bool streamed) {
-  return (streamed ? need->staging : need->counts) + need->cells + need->model + AV_GPU_BLAS_BYTES +
-         AV_GPU_CONTEXT_BYTES + AV_GPU_SPARE_BYTES;
+int64_t av_gpu_spare_bytes(int sharing) {
+  return larger(AV_GPU_SPARE_BYTES / sharing, AV_GPU_SPARE_LEAST);
+}
+
+int64_t av_gpu_size_needed(const av_gpu_need *need, bool streamed, int sharing) {
+  const int64_t data = (streamed ? need->staging : need->counts) + need->cells + need->model;
+  return sharing * (data + AV_GPU_BLAS_BYTES + AV_GPU_CONTEXT_BYTES + av_gpu_spare_bytes(sharing));
 }

@@ -15,11 +15,16 @@
  * inference, and for evaluation). */
 enum { AV_GPU_STAGE_SLOTS = 4, AV_GPU_LIVE_BATCHES = 2, AV_GPU_STAGE_ALIGNMENT = 16 };
 
-/* Memory taken whatever the data: cuBLAS's, and allowances, not measured, for CUDA itself with its
- * kernels, and for NCCL's buffers and what lies unused between allocations. */
+/* Memory that a rank takes whatever the data: cuBLAS's, and allowances, not measured, for CUDA
+ * itself with its kernels (a process has a context of its own), and for NCCL's buffers, kernels
+ * that are loaded when they are first used, and what lies unused between allocations. */
 #define AV_GPU_BLAS_BYTES (INT64_C(32) << 20)
 #define AV_GPU_CONTEXT_BYTES (INT64_C(512) << 20)
 #define AV_GPU_SPARE_BYTES (INT64_C(1) << 30)
+/* Ranks that share a device have no NCCL on it, and share what is spare down to this for each, as
+ * every process loads kernels by itself. */
+#define AV_GPU_SPARE_LEAST (INT64_C(256) << 20)
+int64_t av_gpu_spare_bytes(int sharing);
 
 /* How the decoder cuts cells into chunks and slabs (gpu/decode.c), and the first layer's gradient
  * what it adds up (gpu/sparse_linear.c). */
@@ -69,9 +74,9 @@ typedef struct av_gpu_need {
   int64_t model;   /* with activations and scratch */
 } av_gpu_need;
 
-/* The GPU that holds it, its counts resident or streamed, with the memory taken whatever the
- * data. */
-int64_t av_gpu_size_needed(const av_gpu_need *need, bool streamed);
+/* The GPU that holds it for each of the ranks that share it, counts resident or streamed, with the
+ * memory taken whatever the data. */
+int64_t av_gpu_size_needed(const av_gpu_need *need, bool streamed, int sharing);
 
 /* A rank's part of its GPU, in av_backend. */
 typedef struct av_gpu_use {

@@ -81,18 +81,18 @@ av_gpu_need av_gpu_plan(const av_gpu_slab *slab, const av_layout *layout, const 
 }
 
 static const char *answer(const av_gpu_need *need, int64_t limit) {
-  if (av_gpu_size_needed(need, false) <= limit) {
+  if (av_gpu_size_needed(need, false, 1) <= limit) {
     return "the counts stay there";
   }
-  return av_gpu_size_needed(need, true) <= limit
+  return av_gpu_size_needed(need, true, 1) <= limit
              ? "the counts are streamed from the host's memory"
              : "NOT enough even if the counts are streamed: more ranks, or a smaller "
                "train.batch_size";
 }
 
 void av_gpu_plan_print(const av_gpu_need *need, int64_t limit, FILE *out) {
-  const int64_t whole = av_gpu_size_needed(need, false);
-  const int64_t least = av_gpu_size_needed(need, true);
+  const int64_t whole = av_gpu_size_needed(need, false, 1);
+  const int64_t least = av_gpu_size_needed(need, true, 1);
   const int64_t held = need->counts + need->cells + need->model;
   fprintf(out, "\nEach GPU, with one rank\n");
   fprintf(out, "  counts            at most %.3f GB\n", gigabytes(need->counts));

@@ -138,7 +138,7 @@ static void plan_ranks(const av_partition *partition, plan *made) {
 static int64_t pinned_bytes(const av_config *config, const av_gpu_need *need) {
   const int64_t limit = av_gpu_limit(config);
   const bool streamed = config->runtime.backend == AV_BACKEND_CUDA && limit > 0 &&
-                        av_gpu_size_needed(need, false) > limit;
+                        av_gpu_size_needed(need, false, 1) > limit;
   return streamed ? need->staging : 0;
 }
 

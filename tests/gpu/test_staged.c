@@ -232,9 +232,8 @@ static void same_bits(void **state) {
 }
 
 /* Memory of the device in all -> resident, streamed, or too little; the sizes are those that the
- * backend itself has named. */
-static void by_room(void **state) {
-  (void)state;
+ * backend itself has named. `spare`: what has to stay free beside them where so many share it. */
+static void check_room(int sharing, int64_t spare) {
   const kind *of = &kinds[0];
   const int64_t rows = 2;
   av_comm comm;
@@ -255,8 +254,9 @@ static void by_room(void **state) {
   av_backend_close(&be);
 
   for (int64_t lack = 0; lack < 2; ++lack) {
-    av_emulate_memory((size_t)(own + AV_GPU_SPARE_BYTES + whole - lack));
+    av_emulate_memory((size_t)(own + spare + whole - lack)); /* this rank's part of it */
     open_way(&be, &comm, RESIDENT, rows);
+    av_gpu_of(&be)->sharing = sharing;
     be.gpu.need.model = 1000;
     require(be.ops->data_load(&be, &dataset, &data));
     assert_int_equal(be.gpu.streamed, lack > 0);
@@ -281,6 +281,13 @@ static void by_room(void **state) {
   free_dataset(&dataset);
 }
 
+static void by_room(void **state) {
+  (void)state;
+  check_room(1, INT64_C(1) << 30);
+  check_room(2, INT64_C(1) << 29);
+  check_room(8, INT64_C(1) << 28); /* not less for each of many */
+}
+
 /* The same by what the user gives: of a GPU that has plenty. */
 static void by_limit(void **state) {
   (void)state;
@@ -295,7 +302,7 @@ static void by_limit(void **state) {
   const av_gpu_need need = {.counts = av_gpu_counts_bytes(&slab),
                             .cells = av_gpu_cells_bytes(&slab)};
   for (int64_t lack = 0; lack < 2; ++lack) {
-    be.gpu.limit = av_gpu_size_needed(&need, false) - lack;
+    be.gpu.limit = av_gpu_size_needed(&need, false, 1) - lack;
     require(be.ops->data_load(&be, &dataset, &data));
     assert_int_equal(be.gpu.streamed, lack > 0);
     be.ops->data_free(&be, data);

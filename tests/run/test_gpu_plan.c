@@ -47,17 +47,30 @@ static void hundred_million_cells(void **state) {
       const av_gpu_need one = plan(linear != 0, 100000000, 140, value_bytes, 16384);
       assert_int_equal(one.counts, 14 * GB * (2 + value_bytes) + 8 * 100000001);
       assert_int_equal(one.cells, 3 * 4 * 100000000);
-      assert_true(av_gpu_size_needed(&one, false) <= 141 * GB);
+      assert_true(av_gpu_size_needed(&one, false, 1) <= 141 * GB);
       const av_gpu_need eighth = plan(linear != 0, 12500000, 140, value_bytes, 16384);
-      assert_true(av_gpu_size_needed(&eighth, false) <= 80 * GB);
+      assert_true(av_gpu_size_needed(&eighth, false, 1) <= 80 * GB);
     }
   }
   /* 3 bytes a non-zero fit one of 80 as well; 1,000 non-zeros a cell fit none, but stream */
   const av_gpu_need narrow = plan(true, 100000000, 140, 1, 4096);
-  assert_true(av_gpu_size_needed(&narrow, false) <= 80 * GB);
+  assert_true(av_gpu_size_needed(&narrow, false, 1) <= 80 * GB);
   const av_gpu_need dense = plan(true, 100000000, 1000, 2, 4096);
-  assert_true(av_gpu_size_needed(&dense, false) > 141 * GB);
-  assert_true(av_gpu_size_needed(&dense, true) <= 16 * GB);
+  assert_true(av_gpu_size_needed(&dense, false, 1) > 141 * GB);
+  assert_true(av_gpu_size_needed(&dense, true, 1) <= 16 * GB);
+}
+
+/* Each of the ranks that share a GPU has its data, 32 MiB of cuBLAS's, a context of 512 MiB, and
+ * its part of 1 GiB, but 256 MiB at least. */
+static void ranks_that_share(void **state) {
+  (void)state;
+  const int64_t mib = 1 << 20;
+  const av_gpu_need need = {.counts = 5000, .cells = 300, .staging = 70, .model = 2};
+  assert_int_equal(av_gpu_size_needed(&need, false, 1), 5302 + (32 + 512 + 1024) * mib);
+  assert_int_equal(av_gpu_size_needed(&need, true, 1), 372 + (32 + 512 + 1024) * mib);
+  assert_int_equal(av_gpu_size_needed(&need, false, 2), 2 * (5302 + (32 + 512 + 512) * mib));
+  assert_int_equal(av_gpu_size_needed(&need, true, 4), 4 * (372 + (32 + 512 + 256) * mib));
+  assert_int_equal(av_gpu_size_needed(&need, true, 7), 7 * (372 + (32 + 512 + 256) * mib));
 }
 
 /* Two batches, each with 4 minibatches on their way and one that kernels see: of 512 rows of at
@@ -84,6 +97,7 @@ static void what_a_model_takes(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(ranks_that_share),
       cmocka_unit_test(hundred_million_cells),
       cmocka_unit_test(what_streaming_takes),
       cmocka_unit_test(what_a_model_takes),
