@@ -14,7 +14,8 @@ typedef struct av_loading {
   av_gpu *gpu;
   av_data *data;
   av_status status;
-  size_t bytes; /* asked for so far */
+  size_t bytes;     /* asked for so far */
+  bool device_full; /* that is why it failed, and not for want of the host's memory */
 } av_loading;
 
 void av_gpu_data_free(av_backend *be, av_data *data) {
@@ -40,6 +41,7 @@ static const void *put(av_loading *loading, const void *from, int64_t n, size_t 
   loading->bytes += bytes;
   loading->status = AV_CUDA(cudaMalloc(&made, bytes > 0 ? bytes : 1));
   if (loading->status != AV_OK) {
+    loading->device_full = loading->status == AV_NOMEM;
     return NULL;
   }
   data->memory[data->n_memory++] = made;
@@ -193,6 +195,17 @@ static av_status choose_residence(av_backend *be, const av_dataset *dataset,
 
 /* --- loading ---------------------------------------------------------------------------------- */
 
+/* In place of what CUDA said. */
+static av_status device_full(const av_dataset *dataset, size_t bytes) {
+  av_error_clear();
+  return av_fail(
+      AV_NOMEM,
+      "%lld cells with %lld counts take %.3f GB of the GPU at least, more than was left: "
+      "somebody else is on it (nvidia-smi), or has come since; use more ranks with a GPU "
+      "each, or set [runtime] gpu_memory below what is free: then counts are streamed",
+      (long long)dataset->n_local, (long long)dataset->counts.n_nonzero, 1e-9 * (double)bytes);
+}
+
 static av_status load(av_backend *be, const av_dataset *dataset, av_data *data) {
   const av_gpu_slab slab = av_gpu_slab_of(dataset);
   av_loading loading = {.gpu = av_gpu_of(be), .data = data};
@@ -207,19 +220,14 @@ static av_status load(av_backend *be, const av_dataset *dataset, av_data *data) 
     /* what was copied from the dataset itself */
     loading.status = AV_CUDA(cudaStreamSynchronize(loading.gpu->stream));
   }
-  return loading.status == AV_NOMEM
-             ? av_fail(AV_NOMEM,
-                       "%lld cells with %lld counts take more than %.2f GB on the device: use more "
-                       "ranks, "
-                       "or set [runtime] gpu_memory below what it has",
-                       (long long)dataset->n_local, (long long)dataset->counts.n_nonzero,
-                       1e-9 * (double)loading.bytes)
-             : loading.status;
+  return loading.device_full ? device_full(dataset, loading.bytes) : loading.status;
 }
 
 av_status av_gpu_data_load(av_backend *be, const av_dataset *dataset, av_data **data) {
   if (dataset->n_local > INT32_MAX) {
-    return av_fail(AV_USAGE, "the cuda backend takes at most %d cells a rank, not %lld: use more",
+    return av_fail(AV_USAGE,
+                   "the cuda backend takes at most %d cells a rank, not %lld: use "
+                   "more ranks",
                    INT32_MAX, (long long)dataset->n_local);
   }
   av_data *made = av_calloc(1, sizeof *made);

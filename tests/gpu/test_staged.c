@@ -288,6 +288,30 @@ static void by_room(void **state) {
   check_room(8, INT64_C(1) << 28); /* not less for each of many */
 }
 
+/* A plan that was too small, as where others take memory meanwhile: one line, and nothing is left
+ * of what was loaded. */
+static void full_all_the_same(void **state) {
+  (void)state;
+  av_comm comm;
+  av_dataset dataset;
+  av_backend be;
+  av_data *data = NULL;
+  av_comm_self(&comm);
+  make_kind(&dataset, &kinds[0]);
+  av_emulate_memory((size_t)(AV_GPU_BLAS_BYTES + (int64_t)sizeof(av_gpu_step) + 1500));
+  open_way(&be, &comm, RESIDENT, 2);
+  be.gpu.need.model = -2 * AV_GPU_SPARE_BYTES;
+  assert_int_equal(be.ops->data_load(&be, &dataset, &data), AV_NOMEM);
+  assert_null(data);
+  assert_non_null(strstr(av_error_text(), "150 cells with "));
+  assert_non_null(strstr(av_error_text(), " more than was left: somebody else is on it"));
+  assert_null(strchr(av_error_text(), '\n'));
+  av_error_clear();
+  av_backend_close(&be);
+  av_emulate_memory(MEMORY);
+  free_dataset(&dataset);
+}
+
 /* The same by what the user gives: of a GPU that has plenty. */
 static void by_limit(void **state) {
   (void)state;
@@ -363,9 +387,8 @@ int main(int argc, char **argv) {
     return 1;
   }
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(same_bits),
-      cmocka_unit_test(by_room),
-      cmocka_unit_test(by_limit),
+      cmocka_unit_test(same_bits),          cmocka_unit_test(by_room),
+      cmocka_unit_test(full_all_the_same),  cmocka_unit_test(by_limit),
       cmocka_unit_test(scratch_is_planned),
   };
   const int failed = cmocka_run_group_tests(tests, NULL, NULL);
