@@ -6,8 +6,7 @@
 #include <stdlib.h>
 
 struct av_gpu_graph {
-  const void *owner; /* whose passes they are */
-  int64_t queued;    /* passes that were queued kernel by kernel */
+  bool met; /* a pass was queued kernel by kernel: all that grows has grown */
   cudaGraphExec_t ready;
 };
 
@@ -19,16 +18,11 @@ av_status av_gpu_graphs_create(struct av_gpu_graph **graphs) {
   return AV_OK;
 }
 
-static void forget(struct av_gpu_graph *graph) {
-  if (graph->ready != NULL) {
-    (void)cudaGraphExecDestroy(graph->ready);
-  }
-  graph->ready = NULL;
-}
-
 void av_gpu_graphs_free(struct av_gpu_graph *graphs) {
   for (int k = 0; graphs != NULL && k < AV_PASSES; ++k) {
-    forget(&graphs[k]);
+    if (graphs[k].ready != NULL) {
+      (void)cudaGraphExecDestroy(graphs[k].ready);
+    }
   }
   free(graphs);
 }
@@ -47,7 +41,7 @@ static void send_values(av_backend *be, const av_pass_values *values) {
   (void)av_gpu_send_step(be);
 }
 
-void av_gpu_pass_begin(av_backend *be, const av_batch *batch, av_pass_kind kind, const void *owner,
+void av_gpu_pass_begin(av_backend *be, const av_batch *batch, av_pass_kind kind,
                        const av_pass_values *values) {
   av_gpu *gpu = av_gpu_of(be);
   struct av_gpu_graph *graph = &batch->graphs[kind];
@@ -56,23 +50,18 @@ void av_gpu_pass_begin(av_backend *be, const av_batch *batch, av_pass_kind kind,
   if (!be->keeps_passes || (be->comm->size > 1 && be->sums_by_mpi)) {
     return;
   }
-  gpu->graph = graph;
-  if (graph->owner != owner) {
-    forget(graph);
-    *graph = (struct av_gpu_graph){.owner = owner};
-  }
   if (graph->ready != NULL) { /* now: the host selects the next minibatch meanwhile */
     AV_GPU_MUST(be, cudaGraphLaunch(graph->ready, gpu->stream));
     gpu->mode = AV_GPU_PLAYS;
     gpu->in_pass = false;
-  } else if (graph->queued > 0) {
+  } else if (graph->met) {
     /* relaxed: the next minibatch is selected meanwhile, which asks for an event outside the graph
      */
     AV_GPU_MUST(be, cudaStreamBeginCapture(gpu->stream, cudaStreamCaptureModeRelaxed));
     gpu->mode = AV_GPU_RECORDS;
-  } else {
-    ++graph->queued;
+    gpu->graph = graph;
   }
+  graph->met = true;
 }
 
 static void finish_recording(av_backend *be) {

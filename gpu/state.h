@@ -38,7 +38,7 @@ typedef struct av_gpu {
   struct av_gpu_outgrown *outgrown; /* scratch of before, which graphs still use */
   bool recorded;                    /* there have been graphs */
   av_gpu_mode mode;
-  struct av_gpu_graph *graph; /* of the pass that is open; NULL: none is, or it is not kept */
+  struct av_gpu_graph *graph; /* that is recorded; NULL: none is */
   struct av_batch *selected;  /* in an open pass, for the next one */
   bool in_pass;               /* one whose work is not queued yet: selecting is for after it */
 } av_gpu;
@@ -101,7 +101,7 @@ AV_DECLARE_OPERATIONS(av_gpu_)
 
 /* Of selecting, what goes to the device: at once, or after the pass that is open. */
 void av_gpu_batch_send(av_backend *be, av_batch *batch);
-void av_gpu_pass_begin(av_backend *be, const av_batch *batch, av_pass_kind kind, const void *owner,
+void av_gpu_pass_begin(av_backend *be, const av_batch *batch, av_pass_kind kind,
                        const av_pass_values *values);
 void av_gpu_pass_end(av_backend *be);
 

@@ -75,8 +75,8 @@ void av_backend_close(av_backend *be) {
 }
 
 void av_backend_no_pass_begin(av_backend *be, const av_batch *batch, av_pass_kind kind,
-                              const void *owner, const av_pass_values *values) {
-  (void)be, (void)batch, (void)kind, (void)owner, (void)values;
+                              const av_pass_values *values) {
+  (void)be, (void)batch, (void)kind, (void)values;
 }
 
 void av_backend_no_pass_end(av_backend *be) { (void)be; }

@@ -311,10 +311,11 @@ typedef struct av_backend_ops {
   void (*share_gather)(av_backend *be, av_kind kind, void *array, int64_t n);
 
   /* REQUIRED: whole passes. From begin to end the operations, their order, arrays and arguments are
-   * those of the last pass of this kind by `owner` over `batch`, but for `values`; nothing is read
-   * in between. A backend may keep them, and queue all at once. batch_select may come in
-   * between: it is for the next pass. An owner is there for as long as the batch. */
-  void (*pass_begin)(av_backend *be, const av_batch *batch, av_pass_kind kind, const void *owner,
+   * those of the last pass of this kind over `batch`, but for `values`; nothing is read in between.
+   * A backend may keep them, and queue all at once. So the passes over a batch are of one model,
+   * which is there for as long as the batch. batch_select may come in between: it is for the next
+   * pass. */
+  void (*pass_begin)(av_backend *be, const av_batch *batch, av_pass_kind kind,
                      const av_pass_values *values);
   void (*pass_end)(av_backend *be);
 } av_backend_ops;
@@ -367,7 +368,7 @@ static inline void *av_backend_at(const av_backend *be, av_kind kind, const void
 
 /* pass_begin and pass_end of backends that do operations at once: nothing. */
 void av_backend_no_pass_begin(av_backend *be, const av_batch *batch, av_pass_kind kind,
-                              const void *owner, const av_pass_values *values);
+                              const av_pass_values *values);
 void av_backend_no_pass_end(av_backend *be);
 
 static inline void av_backend_allreduce(av_backend *be, av_kind kind, void *array, int64_t n) {

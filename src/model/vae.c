@@ -286,7 +286,7 @@ void av_vae_train_step(av_vae *vae, const av_batch *batch, int64_t n_cells, av_d
                        double kl_weight, const av_adam *adam) {
   const av_pass_values values = {
       .n_cells = n_cells, .epoch = draw.epoch, .kl_weight = kl_weight, .adam = adam};
-  vae->be->ops->pass_begin(vae->be, batch, AV_PASS_STEP, vae, &values);
+  vae->be->ops->pass_begin(vae->be, batch, AV_PASS_STEP, &values);
   vae->in_step = true; /* until the update */
   step(vae, batch, n_cells, draw, kl_weight, adam);
 }
@@ -306,7 +306,7 @@ void av_vae_evaluate(av_vae *vae, const av_batch *batch, av_draw draw) {
   const av_latent latent = av_latent_of(vae, &p, true);
   const av_decode decode = av_decode_of(vae, false);
   const av_pass_values values = {.epoch = draw.epoch};
-  be->ops->pass_begin(be, batch, AV_PASS_EVALUATION, vae, &values);
+  be->ops->pass_begin(be, batch, AV_PASS_EVALUATION, &values);
   av_encode(vae, &p);
   be->ops->latent_draw(be, batch, &latent, vae->z_head, vae->l_head, vae->prior, vae->z, vae->l,
                        vae->losses);
@@ -321,7 +321,7 @@ av_status av_vae_encode(av_vae *vae, const av_batch *batch, int64_t n_rows, doub
   const int64_t k = vae->layout.spec.n_latent;
   const av_pass p = {.batch = batch};
   const av_pass_values values = {0};
-  be->ops->pass_begin(be, batch, AV_PASS_ENCODING, vae, &values);
+  be->ops->pass_begin(be, batch, AV_PASS_ENCODING, &values);
   av_encode(vae, &p);
   be->ops->pass_end(be);
   if (n_rows == 0 || (z_mean == NULL && z_variance == NULL)) {

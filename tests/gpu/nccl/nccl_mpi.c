@@ -258,17 +258,26 @@ ncclResult_t ncclGroupEnd(void) {
   return ncclInProgress;
 }
 
-static ncclResult_t add(const char *call, operation asked) {
-  if (asked.comm->state == ncclInProgress || asked.comm->stage != JOINED) {
+static ncclResult_t add(const char *call, operation_kind kind, const void *send, void *receive,
+                        size_t n, ncclDataType_t type, int root, ncclComm_t comm,
+                        cudaStream_t stream) {
+  if (comm->state == ncclInProgress || comm->stage != JOINED) {
     return misuse(call);
   }
-  if (asked.comm->state != ncclSuccess) {
-    return asked.comm->state;
+  if (comm->state != ncclSuccess) {
+    return comm->state;
   }
   operation *op = malloc(sizeof *op);
-  *op = asked;
-  op->request = MPI_REQUEST_NULL;
-  op->capture = av_stream_capture(op->stream);
+  *op = (operation){.kind = kind,
+                    .send = send,
+                    .receive = receive,
+                    .n = n,
+                    .type = type,
+                    .root = root,
+                    .comm = comm,
+                    .stream = stream,
+                    .capture = av_stream_capture(stream),
+                    .request = MPI_REQUEST_NULL};
   operation **last = &open_group;
   while (*last != NULL) {
     last = &(*last)->next;
@@ -280,39 +289,21 @@ static ncclResult_t add(const char *call, operation asked) {
 
 ncclResult_t ncclAllReduce(const void *send, void *receive, size_t n, ncclDataType_t type,
                            ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream) {
-  return op != ncclSum ? misuse("ncclAllReduce")
-                       : add("ncclAllReduce", (operation){.kind = ALL_REDUCE,
-                                                          .send = send,
-                                                          .receive = receive,
-                                                          .n = n,
-                                                          .type = type,
-                                                          .comm = comm,
-                                                          .stream = stream});
+  const char *call = "ncclAllReduce";
+  return op != ncclSum ? misuse(call)
+                       : add(call, ALL_REDUCE, send, receive, n, type, 0, comm, stream);
 }
 
 ncclResult_t ncclReduce(const void *send, void *receive, size_t n, ncclDataType_t type,
                         ncclRedOp_t op, int root, ncclComm_t comm, cudaStream_t stream) {
-  return op != ncclSum ? misuse("ncclReduce")
-                       : add("ncclReduce", (operation){.kind = REDUCE,
-                                                       .send = send,
-                                                       .receive = receive,
-                                                       .n = n,
-                                                       .type = type,
-                                                       .root = root,
-                                                       .comm = comm,
-                                                       .stream = stream});
+  const char *call = "ncclReduce";
+  return op != ncclSum ? misuse(call)
+                       : add(call, REDUCE, send, receive, n, type, root, comm, stream);
 }
 
 ncclResult_t ncclBroadcast(const void *send, void *receive, size_t n, ncclDataType_t type, int root,
                            ncclComm_t comm, cudaStream_t stream) {
-  return add("ncclBroadcast", (operation){.kind = BROADCAST,
-                                          .send = send,
-                                          .receive = receive,
-                                          .n = n,
-                                          .type = type,
-                                          .root = root,
-                                          .comm = comm,
-                                          .stream = stream});
+  return add("ncclBroadcast", BROADCAST, send, receive, n, type, root, comm, stream);
 }
 
 /* --- asking and ending ---------------------------------------------------------------------- */
