@@ -1,4 +1,4 @@
-"""Small .h5ad files, one layout or oddity each, for test_meta.py.
+"""Small .h5ad files, one layout or oddity each, for the tests of metadata.
 
 Files that anndata 0.8 can write are written by it; other layouts with h5py, from their description.
 """
