@@ -29,9 +29,8 @@ const char *av_cuda_advice(cudaError_t code) {
       return "; ask the scheduler for GPUs (Slurm: --gpus-per-task=1), give them to a container "
              "(docker --gpus all, apptainer --nv), or set [runtime] backend = cpu";
     case cudaErrorDevicesUnavailable:
-      return "; other processes have it for themselves (nvidia-smi), or a setting forbids to "
-             "compute "
-             "on it (nvidia-smi -q -d COMPUTE)";
+      return "; other processes have it for themselves (nvidia-smi), or it is closed to all "
+             "(nvidia-smi -q -d COMPUTE)";
     case cudaErrorNoKernelImageForDevice:
       return "; this build has nothing for this GPU: add its compute capability to "
              "-DATLASVI_CUDA_ARCHITECTURES and build again";
@@ -49,9 +48,8 @@ const char *av_cuda_advice(cudaError_t code) {
 static const char *advice_on(cudaError_t code, const char *call) {
   const char *const pinned = "cudaMallocHost";
   if (code == cudaErrorMemoryAllocation && strncmp(call, pinned, strlen(pinned)) == 0) {
-    return "; it is the host's memory that is short, pinned for copies: use fewer ranks a node, or "
-           "a "
-           "smaller [train] batch_size";
+    return "; it is the host's memory that is short, pinned for copies: use fewer ranks a node, "
+           "or a smaller [train] batch_size";
   }
   return av_cuda_advice(code);
 }
