@@ -1,5 +1,6 @@
 /* Dense layers, latent draws and the optimiser on minibatches and widths beyond those of
- * tests/backend, where kernels cut their sums in pieces, and on minibatches that are not full. */
+ * tests/backend, where kernels cut their sums in pieces, and on minibatches that are not full. All
+ * of it takes less than 64 MB of the device. */
 #include "backend/twin.h"
 
 #include "backend/latent.h"

@@ -1,24 +1,29 @@
-/* Streamed counts (gpu/stage.h) against resident ones, on the emulation: the same bits of every
- * operation that reads counts, for every kind of value and width of gene numbers, over more
- * minibatches than are on their way at a time. What is right of resident counts is the other tests'
- * business (tests/backend). And what is chosen when, and said where nothing fits. */
+/* Streamed counts (gpu/stage.h) against resident ones: the same bits of every operation that reads
+ * counts, for every kind of value and width of gene numbers, over more minibatches than are on their
+ * way at a time. What is right of resident counts is the other tests' business (tests/backend). And
+ * what is chosen when, and said where nothing fits: of a device whose memory can be set, the
+ * emulated one. */
 #include "backend/twin.h"
 
 #include "backend/latent.h"
 #include "base/memory.h"
 #include "config/config.h"
 #include "cuda_backend.h"
-#include "emulate.h"
 #include "state.h"
+#include "tested_cuda.h"
 
 #include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#ifdef AV_EMULATED
+#include "emulate.h"
+static const size_t MEMORY = (size_t)4 << 30;
+#endif
+
 enum { WIDTH = 40, INPUTS = 5, ROUNDS = 2 * AV_GPU_STAGE_SLOTS + 3 };
 enum { RESIDENT, STREAMED, WAYS };
-static const size_t MEMORY = (size_t)4 << 30;
 
 /* cells, genes, non-zeros a cell, rows, values are multiplied by this, fractions */
 typedef struct kind {
@@ -231,6 +236,7 @@ static void same_bits(void **state) {
   }
 }
 
+#ifdef AV_EMULATED
 /* Memory of the device in all -> resident, streamed, or too little; the sizes are those that the
  * backend itself has named. `spare`: what has to stay free beside them where so many share it. */
 static void check_room(int sharing, int64_t spare) {
@@ -311,6 +317,7 @@ static void full_all_the_same(void **state) {
   av_emulate_memory(MEMORY);
   free_dataset(&dataset);
 }
+#endif
 
 /* The same by what the user gives: of a GPU that has plenty. */
 static void by_limit(void **state) {
@@ -386,9 +393,14 @@ int main(int argc, char **argv) {
   if (MPI_Init(&argc, &argv) != MPI_SUCCESS) {
     return 1;
   }
+  need_gpu();
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(same_bits),          cmocka_unit_test(by_room),
-      cmocka_unit_test(full_all_the_same),  cmocka_unit_test(by_limit),
+      cmocka_unit_test(same_bits),
+#ifdef AV_EMULATED
+      cmocka_unit_test(by_room),
+      cmocka_unit_test(full_all_the_same),
+#endif
+      cmocka_unit_test(by_limit),
       cmocka_unit_test(scratch_is_planned),
   };
   const int failed = cmocka_run_group_tests(tests, NULL, NULL);
