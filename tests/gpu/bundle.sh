@@ -4,12 +4,13 @@
 #
 #   tests/gpu/bundle.sh OUT [--build FOLDER] [--no-archive] [PROGRAM...]
 #     OUT           a new folder; OUT.tar.xz beside it is the same, packed
-#     --build       where everything has been built (default: build/release)
+#     --build       where everything has been built (default: build/cuda or build/release, the first
+#                   with the cuda backend)
 #     --no-archive  leave OUT.tar.xz out
 #     PROGRAM       more programs of any kind
 #   On the other machine:
 #     OUT/bin/atlasvi ...                      as ever; so are OUT/bin/mpirun and the gpu_device tests
-#     OUT/tests/gpu/run.sh RESULTS --bundle OUT
+#     OUT/tests/gpu/run.sh RESULTS
 #
 # glibc, libstdc++, CUDA, NCCL and the driver are left to the other machine: its glibc has to be at
 # least as new as this one's. Open MPI has to be of version 4 here.
@@ -19,10 +20,10 @@ source_tree=$(cd "${BASH_SOURCE[0]%/*}/../.." && pwd)
 left_there='^(linux-vdso|ld-linux|lib(c|m|pthread|rt|dl|resolv|util|mvec|stdc[+][+]|gcc_s)[.-]'
 left_there+='|lib(cuda|cudart|cublas|cublasLt|nccl|nvidia-ml)[.-])'
 
-usage() { sed -n '5,9s/^#   \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 64; }
+usage() { sed -n '5,10s/^#   \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 64; }
 stop() { echo "bundle.sh: $1" >&2; exit "${2-69}"; }
 
-out='' build=$source_tree/build/release archive=yes more=()
+out='' build='' archive=yes more=()
 while [ $# -gt 0 ]; do
   case $1 in
     --build) [ $# -ge 2 ] || usage; build=$2; shift ;;
@@ -33,6 +34,11 @@ while [ $# -gt 0 ]; do
   shift
 done
 [ -n "$out" ] || usage
+for folder in "$source_tree"/build/{cuda,release}; do
+  if [ -z "$build" ] && [ -e "$folder/src/libatlasvi_cuda.so" ]; then build=$folder; fi
+done
+[ -n "$build" ] || stop "no cuda backend in build/cuda or build/release of $source_tree: build it \
+with \`cmake --preset cuda && cmake --build --preset cuda\`, or name a folder with --build" 66
 [ ! -e "$out" ] || stop "$out is there already: name a new folder" 73
 
 # Copies the libraries behind a file, each once; stops where one of them is not found.

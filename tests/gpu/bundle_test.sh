@@ -60,7 +60,7 @@ fi
 
 # The bundle's own run.sh, where there is no GPU to be seen.
 status=0
-CUDA_VISIBLE_DEVICES='' "$root/bundle/tests/gpu/run.sh" "$folder/results" --bundle "$root/bundle" >"$folder/text" ||
+CUDA_VISIBLE_DEVICES='' "$root/bundle/tests/gpu/run.sh" "$folder/results" >"$folder/text" ||
   status=$?
 if [ $status != 77 ] || ! grep -q '"kind": "end"' "$folder/results/gpu.jsonl"; then
   fail "run.sh of the bundle: status $status: $(<"$folder/text")"

@@ -46,8 +46,8 @@ def fit(folder, data, name, ranks, settings, hidden=12, latent=3):
     with open(ini, "w") as file:
         file.write(f"[data]\nbatch_key = batch\n[model]\nn_hidden = {hidden}\nn_latent = {latent}\n"
                    "[output]\noverwrite = yes\n[runtime]\nprogress = none\n")
-    run([MPIRUN, "--bind-to", "none", "-n", str(ranks), ATLASVI, ini, f"data.input={data}",
-         f"output.path={path}", *settings])
+    launch = [] if ranks == 1 else [MPIRUN, "--bind-to", "none", "-n", str(ranks)]
+    run([*launch, ATLASVI, ini, f"data.input={data}", f"output.path={path}", *settings])
     return path
 
 

@@ -1,12 +1,15 @@
 """Running commands that may hang, crash or outlive us, with their time limited."""
+import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
 import time
 
 TAIL = 4000  # characters of its output that a result keeps
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # that end a session
 
 
 class Result:
@@ -24,7 +27,15 @@ class Result:
         return lines[-1][:300] if lines else ""
 
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # end a session
+@contextlib.contextmanager
+def undisturbed():
+    """Signals wait while a process is started or stopped: whoever stops it has to know of it, and what a
+    handler raises in Python's own hooks of a fork is printed and forgotten."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def die_with_us():
@@ -34,16 +45,10 @@ def die_with_us():
 
 
 def start(argv, output, env=None, cwd=None, stdin=subprocess.DEVNULL):
-    """Signals wait while it forks: what a handler raises then, in Python's own hooks of a fork, is
-    printed and forgotten."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        return subprocess.Popen([str(a) for a in argv], stdin=stdin, stdout=output,
-                                stderr=subprocess.STDOUT, cwd=cwd,
-                                env={**os.environ, **(env or {})}, start_new_session=True,
-                                preexec_fn=die_with_us)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    """Undisturbed until its caller has noted what it returns."""
+    return subprocess.Popen([str(a) for a in argv], stdin=stdin, stdout=output,
+                            stderr=subprocess.STDOUT, cwd=cwd, env={**os.environ, **(env or {})},
+                            start_new_session=True, preexec_fn=die_with_us)
 
 
 def stop(process):
@@ -60,18 +65,20 @@ def stop(process):
 def run(argv, limit, env=None, cwd=None):
     """The result; its status is None where the limit (seconds) was reached, 127 where there is no
     such program."""
-    began = time.monotonic()
+    began, process = time.monotonic(), None
     with tempfile.TemporaryFile() as output:
         try:
-            process = start(argv, output, env, cwd)
+            with undisturbed():
+                process = start(argv, output, env, cwd)
+            status = process.wait(max(limit, 0.1))
         except OSError as error:
             return Result(argv, 127, 0.0, str(error))
-        try:
-            status = process.wait(max(limit, 0.1))
         except subprocess.TimeoutExpired:
             status = None
         finally:
-            stop(process)
+            if process is not None:
+                with undisturbed():
+                    stop(process)
         size = output.seek(0, os.SEEK_END)
         output.seek(max(0, size - 4 * TAIL))
         text = output.read().decode("utf-8", "replace")
@@ -79,7 +86,7 @@ def run(argv, limit, env=None, cwd=None):
 
 
 class Programs:
-    """Where atlasvi and its tests are: in a bundle or a build."""
+    """Where atlasvi and its tests are: in a bundle or a build. mpirun is None where there is none."""
 
     def __init__(self, bundle=None, build=None, stand_in=None):
         self.bundle, self.stand_in = bundle, stand_in
@@ -90,7 +97,8 @@ class Programs:
             self.activity = bundle + "/lib/libatlasvi_activity.so"
         else:
             build = os.path.abspath(build)
-            self.atlasvi, self.mpirun = build + "/src/atlasvi", os.environ.get("MPIRUN", "mpirun")
+            self.atlasvi = build + "/src/atlasvi"
+            self.mpirun = shutil.which(os.environ.get("MPIRUN", "mpirun"))
             self.folders, self.tests = [build + "/src", build + "/tests/gpu"], build + "/tests/gpu"
             self.activity = build + "/tests/gpu/libatlasvi_activity.so"
         if stand_in:  # in the place of libatlasvi_cuda.so

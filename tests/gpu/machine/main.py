@@ -21,8 +21,10 @@ import table
 from programs import MPI_ENV
 
 # Parts, and their shares of the time at most: what one does not need is the next one's.
-PARTS = {"facts": 0.04, "ops": 0.12, "parity": 0.15, "sanitizer": 0.18, "speed": 0.51}
+PARTS = {"facts": 0.04, "ops": 0.13, "parity": 0.18, "sanitizer": 0.17, "speed": 0.48}
 AT_THE_END = 5  # seconds kept for ending
+FAILED, INCOMPLETE, NO_GPU = 1, 75, 77  # exit statuses
+BUILDS = ("build/cuda", "build/release")  # looked for in this order
 
 
 class Session:
@@ -41,7 +43,9 @@ class Session:
         except device.NoDevice as fault:
             self.device, self.no_device = None, str(fault)
         self.bus = self.device["bus"] if self.device else None
-        self.making, self.graphs, self.part_seconds = {}, False, 0
+        self.gpus = self.device["gpus"] if self.device else int(
+            os.environ.get("AV_EMULATED_DEVICES", 1))
+        self.making, self.maker, self.part_seconds = {}, None, 0
         version = command.run([self.programs.atlasvi, "--version"], 60)
         if version.status != 0:
             sys.exit("%s does not run: %s" % (self.programs.atlasvi, version.text or version.cut))
@@ -78,8 +82,9 @@ class Session:
         print("  %-9s %-60s %5.1f s  %s" % (status, name, seconds, note.splitlines()[0] if note
                                            else ""), flush=True)
 
-    def leave_out(self, part, name, why):
-        self.journal.put("left_out", part=part, name=name, why=why)
+    def leave_out(self, part, name, why, lacking=True):
+        """`lacking`: without it the session is not complete."""
+        self.journal.put("left_out", part=part, name=name, why=why, lacking=lacking)
         print("  left out  %s: %s" % (name, why), flush=True)
 
     # --- counts -----------------------------------------------------------------------------------
@@ -99,7 +104,7 @@ class Session:
             steps.append("'%s' simulate '%s.part' cells=%d genes=%d && mv '%s.part' '%s'" % (
                 self.programs.atlasvi, path, self.cells_of(n), n, path, path))
             self.making[n] = path
-        with open(self.words_of_maker, "w") as words:
+        with open(self.words_of_maker, "w") as words, command.undisturbed():
             self.maker = command.start(["bash", "-c", " && ".join(steps)], words)
 
     def file_of(self, genes):
@@ -125,9 +130,6 @@ def first_line(argv):
 def facts(session):
     put = lambda name, value: session.journal.put("fact", name=name, value=value)
     put("version", session.version)
-    ini = command.run([session.programs.atlasvi, "help", "--ini"], 20).text
-    session.graphs = "cuda_graphs" in ini
-    put("cuda_graphs", session.graphs)
     put("cpu", "%d cores, %s" % (len(os.sched_getaffinity(0)), speed_of_cpu()))
     put("system", "%s, %s, Python %s" % (platform.platform(), " ".join(platform.libc_ver()),
                                          platform.python_version()))
@@ -169,7 +171,7 @@ def run_parts(session):
             continue
         print("== %s, %.0f s left" % (name, session.left()), flush=True)
         if session.device is None and name != "facts" and not stand_in:
-            session.leave_out(name, name, "skipped: " + session.no_device)
+            session.leave_out(name, name, "skipped: " + session.no_device, lacking=False)
             continue
         session.begin(name)
         try:
@@ -183,7 +185,8 @@ def options_of(arguments):
     parser.add_argument("out", metavar="OUT", help="folder for gpu.jsonl, gpu.json and gpu.md")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--bundle", metavar="FOLDER", help="made by bundle.sh")
-    where.add_argument("--build", metavar="FOLDER", default="build/release")
+    where.add_argument("--build", metavar="FOLDER", help="default: the bundle that this lies in, or "
+                       "%s, the first with the cuda backend" % " or ".join(BUILDS))
     parser.add_argument("--minutes", type=float, default=8)
     parser.add_argument("--parts", default=",".join(PARTS), help="some of " + ",".join(PARTS),
                         type=lambda text: [p for p in text.split(",")])
@@ -198,20 +201,42 @@ def options_of(arguments):
     unknown = set(options.parts) - set(PARTS)
     if unknown or options.minutes <= 0:
         parser.error("no part %s" % ", ".join(unknown) if unknown else "no time")
+    if not (options.bundle or options.build or options.assemble):
+        find_programs(options)
     return options
 
 
+def find_programs(options):
+    """Those of the bundle or source tree that this file lies in."""
+    tree = os.path.abspath(os.path.join(HERE, "..", "..", ".."))
+    if os.path.exists(os.path.join(tree, "programs", "atlasvi")):
+        options.bundle = tree
+        return
+    for build in (os.path.join(tree, name) for name in BUILDS):
+        if os.path.exists(os.path.join(build, "src", "libatlasvi_cuda.so")):
+            options.build = build
+            return
+    sys.exit("run.sh: no cuda backend in %s of %s: build it with `cmake --preset cuda && cmake --build "
+             "--preset cuda`, or name a place with --build or --bundle" % (" or ".join(BUILDS), tree))
+
+
+def lacking(session):
+    """How much of what was asked for is not there, for want of time or of a tool."""
+    return sum(line["lacking"] for line in journal.of(session.journal.lines, "left_out")) + \
+        sum(line["status"] == "cut" for line in journal.of(session.journal.lines, "check"))
+
+
 def status_of(session):
-    lines = session.journal.lines
+    lines, lacks = session.journal.lines, lacking(session)
     checks_made = journal.of(lines, "check")
     failed = [line for line in checks_made if line["status"] == "failed"
               or (line["status"] == "cut" and line["part"] == "ops")]  # what hangs is not well
     failed += [line for kind in ("speed", "precision", "kernels")
                for line in journal.of(lines, kind) if line.get("error")]
     if session.device is None:
-        print("skipped: %s; %d checks failed" % (session.no_device, len(failed)))
-        return 1 if failed else 77
-    return 1 if failed else 0
+        print("skipped: %s" % session.no_device)
+    print("%d failed, %d left out for want of time or of a tool" % (len(failed), lacks))
+    return FAILED if failed else INCOMPLETE if lacks else NO_GPU if session.device is None else 0
 
 
 def end(session, how):
@@ -236,7 +261,7 @@ def main():
     try:
         session = Session(options, folder)
         run_parts(session)
-        end(session, "complete")
+        end(session, "incomplete" if lacking(session) else "complete")
         return status_of(session)
     except SystemExit as fault:
         if session is None:
@@ -246,7 +271,7 @@ def main():
     finally:
         for number in command.SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-        if session is not None and session.making:
+        if session is not None and session.maker is not None:
             command.stop(session.maker)
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -1,8 +1,11 @@
 """Whole training runs on the GPU against the same on the CPU, and against themselves.
 
 What holds on 1, 2 and 3 ranks of one machine (tests/run/invariance.py) holds here: the losses of the
-first epoch within 1e-5 of the cpu backend's (relative), those of five epochs within 1e-3; the same
-bytes again in a second run, and with CUDA graphs or without."""
+first epoch within 1e-5 of the cpu backend's (relative), those of five epochs within 1e-3, also of two
+ranks that share a GPU by summing through the host, and of two GPUs beside one; the same bytes again in
+a second run, with CUDA graphs or without, and with counts streamed."""
+import contextlib
+import json
 import os
 import sys
 
@@ -11,6 +14,8 @@ import numpy as np
 HERE = os.path.dirname(os.path.abspath(__file__))
 FIRST, ALL = 1e-5, 1e-3
 EPOCHS = 5
+STRICT = ["runtime.reproducible=strict"]
+NO_DEVICE = 69  # exit status of the program
 # cells, genes, minibatch: an ordinary file, and an uneven one with a short last minibatch
 ORDINARY, UNEVEN = (3000, 500, 128), (131, 60, 50)
 
@@ -46,7 +51,7 @@ def difference(expected, found):
 
 def load(programs):
     """tests/run/invariance.py, for these programs."""
-    os.environ["ATLASVI"], os.environ["MPIRUN"] = programs.atlasvi, programs.mpirun
+    os.environ["ATLASVI"], os.environ["MPIRUN"] = programs.atlasvi, programs.mpirun or ""
     place = os.path.join(HERE, "..", "..", "run")
     if place not in sys.path:
         sys.path.insert(0, place)
@@ -54,42 +59,122 @@ def load(programs):
     return invariance
 
 
+@contextlib.contextmanager
+def one_gpu():
+    """For the programs that are started meanwhile, whether it is real or emulated."""
+    kept = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "AV_EMULATED_DEVICES")}
+    os.environ.update(CUDA_VISIBLE_DEVICES=(kept["CUDA_VISIBLE_DEVICES"] or "0").split(",")[0],
+                      AV_EMULATED_DEVICES="1")
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
 class Parity:
-    """`put`: called with name, whether it passed, and a note, of every check."""
+    """`run`: runs a command within the time, AssertionError if its exit status is not the one given;
+    returns what it printed. `put`: called with name, whether it passed, and a note, of every check;
+    `skip`: with name and why, and `leave_out` where that is for want of something."""
 
-    def __init__(self, programs, run, folder, put, graphs):
+    def __init__(self, programs, run, folder, put, skip, leave_out):
         self.common = load(programs)
-        self.folder, self.put, self.graphs = folder, put, graphs
-        self.common.run = run  # limited in time
+        self.run, self.folder = run, folder
+        self.put, self.skip, self.leave_out = put, skip, leave_out
+        self.has_mpirun = programs.mpirun is not None
+        self.common.run = run
 
-    def fit(self, data, backend, more=(), ranks=1):
-        path = self.common.fit(self.folder, data, "parity", ranks, [
+    def fit_file(self, backend, more=(), ranks=1):
+        return self.common.fit(self.folder, self.data, "parity", ranks, [
             *self.settings, "runtime.backend=" + backend, *more], *self.sizes)
-        return self.common.read(path)
 
-    def case(self, shape, name, settings):
+    def fit(self, backend, more=(), ranks=1):
+        return self.common.read(self.fit_file(backend, more, ranks))
+
+    def prepare(self, shape, name, settings):
         cells, genes, minibatch = shape
-        data = os.path.join(self.folder, "%d.h5ad" % cells)
-        if not os.path.exists(data):
-            self.common.run([self.common.ATLASVI, "simulate", data, "cells=%d" % cells,
+        self.data = os.path.join(self.folder, "%d.h5ad" % cells)
+        if not os.path.exists(self.data):
+            self.common.run([self.common.ATLASVI, "simulate", self.data, "cells=%d" % cells,
                              "genes=%d" % genes, "factors=2", "batches=2"])
         self.sizes = (12, 3) if shape == UNEVEN else (128, 10)  # hidden, latent
         self.settings = [*settings, "runtime.threads=1", "train.batch_size=%d" % minibatch, "train.seed=4",
                          "train.n_epochs_kl_warmup=3", "train.max_epochs=%d" % EPOCHS]
-        what = "%s, %d cells x %d genes, minibatch %d" % (name, cells, genes, minibatch)
-        expected = self.fit(data, "cpu")
-        found = self.fit(data, "cuda")
-        self.compare(what + ": cuda as cpu", expected, found)
-        again = difference(found, self.fit(data, "cuda"))
-        self.put(what + ": the same bytes again", not again, again)
-        if self.graphs:
-            other = difference(found, self.fit(data, "cuda", ["runtime.cuda_graphs=no"]))
-            self.put(what + ": the same bytes without CUDA graphs", not other, other)
-        if shape == UNEVEN:
-            shared = self.fit(data, "cuda", self.common.SHARED_GPU, ranks=2)
-            self.compare(what + ": cuda on 2 ranks as cpu", expected, shared)
+        self.what = "%s, %d cells x %d genes, minibatch %d: " % (name, cells, genes, minibatch)
 
-    def compare(self, what, expected, found):
+    def case(self, shape, name, settings, gpus):
+        """A model, with all that can be seen on so many GPUs."""
+        self.prepare(shape, name, settings)
+        expected = self.fit("cpu")
+        found = self.fit("cuda")
+        self.near("cuda as cpu", expected, found)
+        self.same("the same bytes again", found, self.fit("cuda"))
+        self.same("the same bytes without CUDA graphs", found,
+                  self.fit("cuda", ["runtime.cuda_graphs=no"]))
+        self.streamed(found)
+        if shape == UNEVEN:
+            self.same("the same bytes twice with reproducible = strict",
+                      self.fit("cuda", STRICT), self.fit("cuda", STRICT))
+            self.sharing(expected)
+            self.through_nccl(found, gpus)
+
+    # --- one way each -----------------------------------------------------------------------------
+    def streamed(self, resident):
+        """Counts that do not fit what may be used of the GPU: that they were streamed is in the log."""
+        log = os.path.join(self.folder, "streamed.jsonl")
+        found = self.fit("cuda", ["runtime.gpu_memory=1e-9", "runtime.log=" + log])
+        with open(log) as file:
+            told = [e for e in map(json.loads, file) if e["event"] == "gpu_memory"]
+        os.unlink(log)
+        if [e["streamed_ranks"] for e in told] != [1]:
+            self.put(self.what + "counts streamed", False, "they were not: %s" % told)
+        else:
+            self.same("the same bytes with counts streamed", resident, found)
+
+    def sharing(self, expected):
+        """Two ranks on one GPU, which sum through the host because it was asked for."""
+        if self.can_start("cuda on 2 ranks that share a GPU as cpu"):
+            with one_gpu():
+                self.near("cuda on 2 ranks that share a GPU as cpu", expected,
+                          self.fit("cuda", self.common.SHARED_GPU, ranks=2))
+
+    def through_nccl(self, alone, gpus):
+        name = "2 GPUs through NCCL as one"
+        if gpus < 2:
+            self.skip(self.what + name, "there is one GPU")
+        elif self.can_start(name):
+            found = self.fit("cuda", STRICT, ranks=2)
+            self.near(name, alone, found)
+            self.same("2 GPUs through NCCL, the same bytes twice with reproducible = strict", found,
+                      self.fit("cuda", STRICT, ranks=2))
+
+    def refusal(self):
+        """Two ranks on one GPU, and nobody has asked for sums through the host."""
+        self.prepare(UNEVEN, *next(iter(models(self.common).items())))
+        self.what, said = "", []
+        name = "2 ranks on one GPU without gpu_sums = mpi: an error that names it"
+        if self.can_start(name):
+            self.common.run = lambda argv: said.append(self.run(argv, NO_DEVICE))
+            with one_gpu():
+                self.fit_file("cuda", ranks=2)
+            self.common.run = self.run
+            names_it = "gpu_sums = mpi" in said[0]
+            self.put(name, names_it, "" if names_it else said[0][-1500:])
+
+    # --- what was found ---------------------------------------------------------------------------
+    def near(self, what, expected, found):
         first, most = deviations(self.common, expected, found)
-        self.put(what, first <= FIRST and most <= ALL,
+        self.put(self.what + what, first <= FIRST and most <= ALL,
                  "losses off by %.1e after 1 epoch, %.1e after %d" % (first, most, EPOCHS))
+
+    def same(self, what, expected, found):
+        other = difference(expected, found)
+        self.put(self.what + what, not other, other)
+
+    def can_start(self, what):
+        """More ranks than one."""
+        if not self.has_mpirun:
+            self.leave_out(self.what + what, "there is no mpirun")
+        return self.has_mpirun

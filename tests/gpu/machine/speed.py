@@ -52,10 +52,11 @@ class Worker:
 
     def start(self):
         theirs, ours = os.pipe()
-        self.process = subprocess.Popen(
-            [sys.executable, "-B", os.path.join(HERE, "torch_worker.py"), "--answers", str(ours)],
-            stdin=subprocess.PIPE, stdout=self.log, stderr=self.log, pass_fds=[ours],
-            start_new_session=True, preexec_fn=command.die_with_us)
+        with command.undisturbed():
+            self.process = subprocess.Popen(
+                [sys.executable, "-B", os.path.join(HERE, "torch_worker.py"), "--answers", str(ours)],
+                stdin=subprocess.PIPE, stdout=self.log, stderr=self.log, pass_fds=[ours],
+                start_new_session=True, preexec_fn=command.die_with_us)
         os.close(ours)
         self.answers = os.fdopen(theirs, "rb", buffering=0)
 
@@ -186,8 +187,8 @@ class Speed:
         os.environ.update(environment)  # what we start hands it on
         epochs = 1 + min(3, self.epochs_of(case))
         # as it is; and where a graph's kernels are not recorded one by one, without graphs
-        for more in [{}, {"runtime.cuda_graphs": "no"}] if self.session.graphs else [{}]:
-            line["graphs"] = self.session.graphs and not more
+        for more in [{}, {"runtime.cuda_graphs": "no"}]:
+            line["graphs"] = not more
             line.pop("error", None)
             try:
                 events = self.programs.ours({**self.settings(case, epochs), **more})["events"]
@@ -230,7 +231,8 @@ class Speed:
         else:
             self.session.leave_out("speed", "time per kernel and busy share", "no records of the "
                                    "GPU's activity: CUPTI was not there when this was built"
-                                   if self.session.device else "no GPU")
+                                   if self.session.device else "no GPU",
+                                   lacking=self.session.device is not None)
         minibatch = sizes[min(1, len(sizes) - 1)]
         made += [("precision", "scVI-ZINB in %s" % p, 20,
                   lambda p=p: self.precision("scVI-ZINB", p, minibatch, genes[0]))
@@ -257,7 +259,7 @@ class Speed:
                 seen[words] = again + 1
                 if self.session.part_left() < 1.2 * self.took.get(kind, guess):
                     name = words if again == 0 else "%s, round %d" % (words, again + 1)
-                    self.session.leave_out("speed", name, "out of time")
+                    self.session.leave_out("speed", name, "out of time", lacking=again == 0)
                     continue
                 began = time.monotonic()
                 job()
