@@ -2,7 +2,8 @@
 # What gpu/CMakeLists.txt makes of the CUDA and NCCL that it finds, on nvccs that only answer
 # questions: as `nvcc --list-gpu-arch` of CUDA 12.4 and 13.0, and `ptxas --help` of 11.8, 12.0 and
 # 12.9.
-#   configure_test.sh SCRATCH CMAKE
+#   configure_test.sh SCRATCH CMAKE [NVCC NCCL_H NCCL_LIBRARY RANDOM123]
+# With what was found here, the last four, also what is made of a CUDA that works and an NCCL that is new.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 gpu=$(cd "$here/../../../gpu" && pwd)
@@ -97,4 +98,54 @@ said=$(configured "$cuda_12" "$scratch/nccl" AUTO)
 contains "an nvcc that compiles nothing" "left out, no working nvcc ($scratch/build/CMakeFiles" "$said"
 expect "NCCL of NCCL_HOME, another beside CUDA" "$scratch/nccl/lib/libnccl.so.2" \
   "$(sed -n 's/^NCCL_LIBRARY:FILEPATH=//p' "$scratch/build/CMakeCache.txt")"
+
+# --- tried ----------------------------------------------------------------------------------------
+real=("${@:3}")
+new=$scratch/new
+# tried MINOR OPTION...: with NCCL 99.MINOR; the build folder is that of the time before
+tried() {
+  sed -i "s/^#define NCCL_MINOR .*/#define NCCL_MINOR $1/" "$new/include/nccl.h"
+  CUDACXX=${real[0]} "$cmake" -S "$here" -B "$scratch/tried" -DGPU="$gpu" -DREAL=ON -DATLASVI_CUDA=AUTO \
+    -DNCCL_INCLUDE_DIR="$new/include" -DNCCL_LIBRARY="${real[2]}" -DRANDOM123_INCLUDE="${real[3]}" \
+    "${@:2}" >"$scratch/log" 2>&1 && echo "exit 0" >>"$scratch/log"
+  tr -s ' \n' ' ' <"$scratch/log"
+}
+if [ ${#real[@]} = 4 ]; then
+  mkdir -p "$new/include"
+  printf '#define NCCL_%s\n' 'MAJOR 99' 'MINOR 0' 'PATCH 0' >"$new/include/version.h"
+  {
+    cat "$new/include/version.h"
+    echo '#warning "of a kind that nobody knew"'
+    grep -vE '^#define NCCL_(MAJOR|MINOR|PATCH) ' "${real[1]}/nccl.h"
+  } >"$new/include/nccl.h"
+  said=$(tried 1)
+  contains "a header that warns" "Trying CUDA" "$said"
+  contains "a header that warns" "NCCL 99.1.0, architectures" "$said"
+  contains "a header that warns" "exit 0" "$said"
+  contains "a header that warns" "nobody knew" "$(cat "$scratch/tried/cuda_tried.log" 2>&1)"
+  [[ $(tried 1) != *Trying* ]] || expect "the same again" "nothing new" "$(<"$scratch/log")"
+
+  cp "$new/include/version.h" "$new/include/nccl.h" # and nothing else
+  said=$(tried 2)
+  contains "a header without what is needed" "left out, it does not compile with CUDA" "$said"
+  contains "a header without what is needed" "NCCL 99.2.0 ($scratch/tried/cuda_tried.log)" "$said"
+  contains "a header without what is needed" "exit 0" "$said"
+  contains "a header without what is needed" "ncclComm_t" "$(cat "$scratch/tried/cuda_tried.log" 2>&1)"
+  for option in ATLASVI_WERROR ATLASVI_CUDA; do # who asks for it sees it fail
+    said=$(tried 2 -DATLASVI_WERROR=OFF -D$option=ON)
+    contains "the same with $option=ON" "NCCL 99.2.0, architectures" "$said"
+  done
+else
+  echo "note: no CUDA here: that it is tried is not tested"
+fi
+
+# --- warnings --------------------------------------------------------------------------------------
+# Errors in what CI builds, and not in what a user builds.
+tree=$here/../../..
+(cd "$tree" && "$cmake" --preset release -B "$scratch/user" -DATLASVI_CUDA=OFF >/dev/null)
+expect "a user's build: commands with -Werror" 0 "$(grep -c Werror "$scratch/user/compile_commands.json")"
+(cd "$tree" && "$cmake" --preset ci -B "$scratch/user" -DATLASVI_CUDA=OFF >/dev/null)
+expect "CI's build: commands for src without -Werror" "" \
+  "$(grep '"command".* -c .*/src/' "$scratch/user/compile_commands.json" | grep -v Werror | head -n 1)"
+expect "CI's build: some have it" yes "$(grep -q Werror "$scratch/user/compile_commands.json" && echo yes)"
 exit $failed
