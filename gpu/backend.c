@@ -4,6 +4,7 @@
 #include "backend/gpu_memory.h"
 #include "base/memory.h"
 #include "comm.h"
+#include "gemm.h"
 #include "kernels/step.h"
 #include "place.h"
 #include "state.h"
@@ -143,6 +144,9 @@ static av_status gpu_open(av_backend *be) {
   }
   if (status == AV_OK) {
     status = av_agree(be->comm, measure_room(be));
+  }
+  if (status == AV_OK) {
+    status = av_gpu_settle_precision(be);
   }
   if (status == AV_OK) {
     status = av_gpu_ranks_open(be, &gpu->ranks);

@@ -1,7 +1,35 @@
 #include "gemm.h"
 
+#include "base/log.h"
 #include "config/config.h"
 #include "state.h"
+
+#include <inttypes.h>
+
+/* Compute capability of the first GPUs with tf32 and bf16. cuBLAS may compute in float32 on those
+ * before, or refuse. */
+enum { ROUNDS_FROM = 8 };
+
+av_status av_gpu_settle_precision(av_backend *be) {
+  int major = 0;
+  if (be->precision == AV_PRECISION_FLOAT32) {
+    return AV_OK;
+  }
+  const int device = av_gpu_of(be)->device;
+  AV_TRY(av_agree(be->comm, AV_CUDA(cudaDeviceGetAttribute(
+                                &major, cudaDevAttrComputeCapabilityMajor, device))));
+  int64_t older = major < ROUNDS_FROM ? 1 : 0;
+  AV_TRY(av_sum_i64(be->comm, &older, 1));
+  if (older > 0) {
+    av_warn(
+        "[runtime] precision = %s has no effect: it needs GPUs of compute capability %d.0 or "
+        "later, and %" PRId64 " of %d ranks have an older one; all compute in float32",
+        av_config_choice("runtime", "precision", be->precision), ROUNDS_FROM, older,
+        be->comm->size);
+    be->precision = AV_PRECISION_FLOAT32;
+  }
+  return AV_OK;
+}
 
 static cublasComputeType_t compute_of(int precision) {
   switch (precision) {

@@ -4,6 +4,10 @@
 
 #include "backend/backend.h"
 
+/* Makes be->precision float32, with a warning, where a GPU of any rank cannot round factors in its
+ * tensor cores: all ranks compute alike. AV_BUG, AV_NODEVICE. Collective. */
+av_status av_gpu_settle_precision(av_backend *be);
+
 /* A matrix of floats on the device, row-major, rows `stride` apart; transposed: its transpose is
  * meant. */
 typedef struct av_gpu_factor {

@@ -252,6 +252,16 @@ static void print_plan(const av_config *config, const av_dataset *dataset,
   }
 }
 
+/* Which GPUs a run will have is not known here. */
+static void print_precision(const av_config *config) {
+  if (config->runtime.precision != AV_PRECISION_FLOAT32) {
+    printf(
+        "  dense products    %s, if every GPU is of compute capability 8.0 or later; else "
+        "float32\n",
+        av_config_choice("runtime", "precision", config->runtime.precision));
+  }
+}
+
 static av_status print_all(av_config *config, av_dataset *dataset, const av_input_plan *input,
                            int64_t n_ranks) {
   plan p;
@@ -266,6 +276,7 @@ static av_status print_all(av_config *config, av_dataset *dataset, const av_inpu
   print_plan(config, dataset, input, &p);
   if (config->runtime.backend == AV_BACKEND_CUDA) {
     av_gpu_plan_print(&p.gpu, av_gpu_limit(config), stdout);
+    print_precision(config);
   }
   av_warn_short_warmup(config, config->train.max_epochs, p.n_train);
   printf("\nNothing was changed.\n");

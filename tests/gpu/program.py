@@ -78,6 +78,24 @@ def graphs(folder):
         assert not differ, differ
 
 
+def old_gpus(folder):
+    """GPUs that have no tf32 compute in float32, which is said once; those that have it are asked for it."""
+    models = {}
+    for major, precision in (("7", "float32"), ("7", "tf32"), ("7", "bf16"), ("8", "tf32")):
+        errors = run(folder, ["model.linear_decoder=no", "model.n_hidden=32", "runtime.gpu_sums=mpi",
+                              f"runtime.precision={precision}"], {"AV_EMULATED_MAJOR": major})[1]
+        models[major, precision] = model(folder)
+        expected = [f"atlasvi: warning: [runtime] precision = {precision} has no effect: it needs GPUs of compute "
+                    "capability 8.0 or later, and 2 of 2 ranks have an older one; all compute in float32"]
+        found = [line for line in errors.splitlines() if "precision" in line]
+        assert found == (expected if major == "7" and precision != "float32" else []), errors
+    exact = models["7", "float32"]
+    assert models["7", "tf32"] == exact and models["7", "bf16"] == exact and models["8", "tf32"] != exact
+    line = "  dense products    tf32, if every GPU is of compute capability 8.0 or later; else float32"
+    assert line in run(folder, ["runtime.precision=tf32"], check=True)[0].splitlines()
+    assert "dense products" not in run(folder, [], check=True)[0]
+
+
 def late_rank(folder):
     """A rank that does not come ends the run after runtime.gpu_timeout seconds."""
     for seconds in ("1", "1.5"):
@@ -126,6 +144,7 @@ def main():
                        "[runtime]\nthreads = 1\nprogress = none\n")
         communication(folder)
         graphs(folder)
+        old_gpus(folder)
         too_many_covariates(folder)
         switches(folder)
         late_rank(folder)

@@ -1,8 +1,8 @@
 /* Streamed counts (gpu/stage.h) against resident ones: the same bits of every operation that reads
- * counts, for every kind of value and width of gene numbers, over more minibatches than are on their
- * way at a time. What is right of resident counts is the other tests' business (tests/backend). And
- * what is chosen when, and said where nothing fits: of a device whose memory can be set, the
- * emulated one. */
+ * counts, for every kind of value and width of gene numbers, over more minibatches than are on
+ * their way at a time. What is right of resident counts is the other tests' business
+ * (tests/backend). And what is chosen when, and said where nothing fits: of a device whose memory
+ * can be set, the emulated one. */
 #include "backend/twin.h"
 
 #include "backend/latent.h"

@@ -45,6 +45,7 @@ const size_t SHUT_BYTES = 8192;
 std::map<uintptr_t, Block> &blocks = *new std::map<uintptr_t, Block>;
 size_t used_bytes;
 size_t total_bytes = static_cast<size_t>(4) << 30;
+int capability = getenv("AV_EMULATED_MAJOR") != NULL ? atoi(getenv("AV_EMULATED_MAJOR")) : 9;
 int devices = getenv("AV_EMULATED_DEVICES") != NULL ? atoi(getenv("AV_EMULATED_DEVICES")) : 1;
 int most_shared;
 cudaError_t last_error = cudaSuccess;
@@ -441,7 +442,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device) {
   properties->sharedMemPerBlockOptin = 227 * 1024;
   properties->sharedMemPerMultiprocessor = 228 * 1024;
   properties->multiProcessorCount = 132;
-  properties->major = 9;
+  properties->major = capability;
   properties->warpSize = 32;
   properties->maxThreadsPerBlock = 1024;
   properties->l2CacheSize = 50 << 20;
