@@ -78,7 +78,9 @@ def bad_keys(folder):
     for settings, wanted in ((["runtime.gpu_memory=-1"], "gpu_memory: -1 is out of range"),
                              (["runtime.gpu_memory=much"], r"gpu_memory: .*much"),
                              (["runtime.gpu_memory=80", "runtime.backend=cpu"],
-                              "gpu_memory: a limit needs backend = cuda")):
+                              "gpu_memory: a limit needs backend = cuda"),
+                             (["runtime.precision=tf32", "runtime.backend=cpu"],
+                              "precision: tf32 needs backend = cuda; the others compute in float32")):
         status, _, errors = check(ATLASVI, folder, *settings)
         assert status == 78 and re.search(wanted, errors), (settings, status, errors)
 
