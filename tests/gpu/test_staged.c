@@ -397,11 +397,9 @@ int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(same_bits),
 #ifdef AV_EMULATED
-      cmocka_unit_test(by_room),
-      cmocka_unit_test(full_all_the_same),
+      cmocka_unit_test(by_room),   cmocka_unit_test(full_all_the_same),
 #endif
-      cmocka_unit_test(by_limit),
-      cmocka_unit_test(scratch_is_planned),
+      cmocka_unit_test(by_limit),  cmocka_unit_test(scratch_is_planned),
   };
   const int failed = cmocka_run_group_tests(tests, NULL, NULL);
   MPI_Finalize();
