@@ -196,14 +196,18 @@ static av_status choose_residence(av_backend *be, const av_dataset *dataset,
 /* --- loading ---------------------------------------------------------------------------------- */
 
 /* In place of what CUDA said. */
-static av_status device_full(const av_dataset *dataset, size_t bytes) {
+static av_status device_full(const av_data *data, size_t bytes) {
+  const av_dataset *dataset = data->dataset;
   av_error_clear();
   return av_fail(
       AV_NOMEM,
       "%lld cells with %lld counts take %.3f GB of the GPU at least, more than was left: "
-      "somebody else is on it (nvidia-smi), or has come since; use more ranks with a GPU "
-      "each, or set [runtime] gpu_memory below what is free: then counts are streamed",
-      (long long)dataset->n_local, (long long)dataset->counts.n_nonzero, 1e-9 * (double)bytes);
+      "somebody else is on it (nvidia-smi), or has come since; use more ranks with a "
+      "GPU each%s",
+      (long long)dataset->n_local, (long long)dataset->counts.n_nonzero, 1e-9 * (double)bytes,
+      data->source != NULL
+          ? ""
+          : ", or set [runtime] gpu_memory below what is free: then counts are streamed");
 }
 
 static av_status load(av_backend *be, const av_dataset *dataset, av_data *data) {
@@ -220,7 +224,7 @@ static av_status load(av_backend *be, const av_dataset *dataset, av_data *data) 
     /* what was copied from the dataset itself */
     loading.status = AV_CUDA(cudaStreamSynchronize(loading.gpu->stream));
   }
-  return loading.device_full ? device_full(dataset, loading.bytes) : loading.status;
+  return loading.device_full ? device_full(data, loading.bytes) : loading.status;
 }
 
 av_status av_gpu_data_load(av_backend *be, const av_dataset *dataset, av_data **data) {
