@@ -4,7 +4,9 @@
 #include "backend/gpu_memory.h"
 #include "base/memory.h"
 #include "comm.h"
+#include "fetch.h"
 #include "gemm.h"
+#include "kernels/add.h"
 #include "kernels/step.h"
 #include "place.h"
 #include "state.h"
@@ -57,15 +59,22 @@ static void free_outgrown(struct av_gpu_outgrown *last) {
   }
 }
 
+/* What is planned is taken at once, so that nothing is outgrown. */
+static size_t room_for_work(const av_backend *be, size_t bytes) {
+  const size_t planned = (size_t)be->gpu.scratch;
+  const size_t some = bytes + bytes / 4;
+  return bytes <= planned ? planned : some;
+}
+
 void *av_gpu_work(av_backend *be, size_t bytes) {
   av_gpu *gpu = av_gpu_of(be);
   if (bytes > gpu->work_bytes) {
     if (gpu->mode != AV_GPU_QUEUES) {
       av_gpu_must(be, AV_FAIL_BUG("an operation needs more scratch than when its pass was made"));
     }
-    av_gpu_must(be, av_gpu_wait(be, "an operation's scratch"));
+    av_gpu_settle(be, "an operation's scratch");
     av_gpu_must(be, outgrow(gpu));
-    gpu->work_bytes = bytes + bytes / 4;
+    gpu->work_bytes = room_for_work(be, bytes);
     AV_GPU_MUST(be, cudaMalloc(&gpu->work, gpu->work_bytes));
   }
   return gpu->work;
@@ -88,6 +97,7 @@ static av_status open_device(av_backend *be) {
   AV_TRY(AV_CUDA(cudaStreamCreateWithFlags(&gpu->stream, cudaStreamNonBlocking)));
   AV_TRY(AV_CUDA(cudaMalloc((void **)&gpu->on_device, sizeof *gpu->on_device)));
   AV_TRY(AV_CUDA(cudaMemsetAsync(gpu->on_device, 0, sizeof *gpu->on_device, gpu->stream)));
+  AV_TRY(av_gpu_ahead_open(gpu));
   return open_blas(be);
 }
 
@@ -102,7 +112,10 @@ static av_status measure_room(av_backend *be) {
 }
 
 /* Waits for the device. */
-static void free_device(av_gpu *gpu) {
+static void free_device(av_backend *be) {
+  av_gpu *gpu = av_gpu_of(be);
+  av_gpu_fetch_free(be, gpu->outputs);
+  av_gpu_fetch_free(be, gpu->reads);
   if (gpu->blas != NULL) {
     (void)cublasDestroy(gpu->blas);
   }
@@ -110,6 +123,7 @@ static void free_device(av_gpu *gpu) {
   (void)cudaFree(gpu->work);
   free_outgrown(gpu->outgrown);
   (void)cudaFree(gpu->on_device);
+  av_gpu_ahead_close(gpu);
   if (gpu->stream != NULL) {
     (void)cudaStreamDestroy(gpu->stream);
   }
@@ -120,8 +134,10 @@ static void gpu_close(av_backend *be) {
   if (gpu == NULL) {
     return;
   }
-  if (av_gpu_ranks_close(be, gpu->ranks)) {
-    free_device(gpu);
+  const bool idle = av_gpu_ranks_close(be, gpu->ranks);
+  gpu->ranks = NULL;
+  if (idle) {
+    free_device(be);
   }
   free(gpu);
   be->state = NULL;
@@ -166,12 +182,16 @@ static av_status gpu_alloc(av_backend *be, av_kind kind, int64_t n, void **array
 }
 
 static void gpu_release(av_backend *be, void *array) {
-  (void)be;
+  av_gpu_settle(be, "arrays, to be freed");
   (void)cudaFree(array); /* what failed before is reported by who asked for it */
 }
 
 static void gpu_zero(av_backend *be, av_kind kind, void *array, int64_t n) {
   AV_GPU_RUN(be, cudaMemsetAsync(array, 0, (size_t)n * be->bytes[kind], av_gpu_of(be)->stream));
+}
+
+void av_gpu_add(av_backend *be, int64_t n, av_sum *sums, const av_sum *more) {
+  AV_GPU_RUN(be, av_gpu_add_sums(av_gpu_of(be)->stream, n, doubles(sums), const_doubles(more)));
 }
 
 static void narrow(int64_t n, const double *values, float *out) {
@@ -232,7 +252,10 @@ const av_backend_ops av_backend_cuda = {.name = "cuda",
                                         .release = gpu_release,
                                         .write = gpu_write,
                                         .read = gpu_read,
+                                        .read_begin = av_gpu_read_begin,
+                                        .read_end = av_gpu_read_end,
                                         .zero = gpu_zero,
+                                        .add = av_gpu_add,
                                         .pass_begin = av_gpu_pass_begin,
                                         .pass_end = av_gpu_pass_end,
                                         AV_TABLE_OPERATIONS(av_gpu_)};

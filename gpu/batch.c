@@ -16,7 +16,7 @@ void av_gpu_batch_free(av_backend *be, av_batch *batch) {
   if (batch == NULL) {
     return;
   }
-  (void)cudaStreamSynchronize(av_gpu_of(be)->stream); /* rows may still be on their way */
+  av_gpu_settle(be, "minibatches, to be freed"); /* rows may still be on their way */
   av_gpu_stage_free(be, batch->stage);
   for (int b = 0; b < AV_GPU_ROW_BUFFERS; ++b) {
     if (batch->arrived[b] != NULL) {

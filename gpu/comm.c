@@ -47,9 +47,8 @@ static void rest(double waited) {
 }
 
 /* `event`, or where it is NULL all of the stream. */
-static cudaError_t query(const av_backend *be, cudaEvent_t event) {
-  const cudaError_t code =
-      event != NULL ? cudaEventQuery(event) : cudaStreamQuery(av_gpu_of(be)->stream);
+static cudaError_t query(cudaStream_t stream, cudaEvent_t event) {
+  const cudaError_t code = event != NULL ? cudaEventQuery(event) : cudaStreamQuery(stream);
   if (code == cudaErrorNotReady) {
     (void)cudaGetLastError(); /* it is no error, but would be taken for the next launch's */
   }
@@ -57,14 +56,15 @@ static cudaError_t query(const av_backend *be, cudaEvent_t event) {
 }
 
 /* With NCCL, whose kernels on the GPU may never end. */
-static void wait_asking(av_backend *be, av_gpu_nccl *nccl, cudaEvent_t event, const char *phase) {
+static void wait_asking(av_backend *be, cudaStream_t stream, cudaEvent_t event, const char *phase) {
+  av_gpu_nccl *nccl = ranks_of(be)->nccl;
   const double began = av_clock();
-  cudaError_t code = query(be, event);
+  cudaError_t code = query(stream, event);
   while (code == cudaErrorNotReady) {
     const double waited = av_clock() - began;
     must(be, av_gpu_nccl_check(nccl, waited, phase));
     rest(waited);
-    code = query(be, event);
+    code = query(stream, event);
   }
   must(be, AV_CUDA(code));
   must(be, av_gpu_nccl_check(nccl, 0, phase));
@@ -73,7 +73,7 @@ static void wait_asking(av_backend *be, av_gpu_nccl *nccl, cudaEvent_t event, co
 static av_status wait_for(av_backend *be, cudaEvent_t event, const char *phase) {
   const struct av_gpu_ranks *ranks = ranks_of(be);
   if (ranks != NULL && ranks->nccl != NULL) {
-    wait_asking(be, ranks->nccl, event, phase);
+    wait_asking(be, av_gpu_of(be)->stream, event, phase);
     return AV_OK;
   }
   const av_status status = event != NULL ? AV_CUDA(cudaEventSynchronize(event))
@@ -88,6 +88,16 @@ av_status av_gpu_wait(av_backend *be, const char *phase) { return wait_for(be, N
 
 av_status av_gpu_wait_event(av_backend *be, cudaEvent_t event, const char *phase) {
   return wait_for(be, event, phase);
+}
+
+void av_gpu_settle(av_backend *be, const char *phase) {
+  const struct av_gpu_ranks *ranks = ranks_of(be);
+  if (ranks != NULL && ranks->nccl != NULL) {
+    wait_asking(be, av_gpu_of(be)->stream, NULL, phase);
+    wait_asking(be, ranks->beside, NULL, phase);
+  } else {
+    (void)cudaStreamSynchronize(av_gpu_of(be)->stream);
+  }
 }
 
 /* --- life ----------------------------------------------------------------------------------- */

@@ -9,10 +9,10 @@
  *
  * Nothing hangs for ever through NCCL: whoever waits asks NCCL for errors meanwhile, and gives up
  * after be->gpu_timeout seconds (0: never). Both end the run, on every rank. Where CUDA itself
- * waits nobody can ask: av_gpu_wait comes before a copy to memory that is not pinned, and before
- * cudaFree in an operation; data and batches are made and freed when no sum is under way. A host
- * that runs ahead of a GPU that stands still would end up inside a launch (CUDA queues about a
- * thousand): who queues whole steps waits, by av_gpu_wait_event, for one of some steps before. A
+ * waits nobody can ask: av_gpu_wait comes before a copy to memory that is not pinned, av_gpu_settle
+ * before memory is freed; data are loaded when no sum is under way. A host that runs ahead of a GPU
+ * that stands still would end up inside a launch (CUDA queues about a thousand): it waits before,
+ * for what it has queued some minibatches (batch.c) and some hundreds of launches (ahead.c) ago. A
  * rank that dies takes the run down through mpirun; one that hangs while the others are in MPI is
  * waited for, as on CPUs.
  *
@@ -43,5 +43,9 @@ bool av_gpu_ranks_close(av_backend *be, struct av_gpu_ranks *ranks);
  * with others, who cannot be told, it ends the run, as NCCL's errors and the time-out do. */
 av_status av_gpu_wait(av_backend *be, const char *phase);
 av_status av_gpu_wait_event(av_backend *be, cudaEvent_t event, const char *phase);
+/* Before memory is freed, where CUDA would wait for every stream and nobody could ask: waits for
+ * the sums by shares as well. What has failed is reported by who asked for it, unless other ranks
+ * would wait for this one: that ends the run. */
+void av_gpu_settle(av_backend *be, const char *phase);
 
 #endif

@@ -4,15 +4,16 @@
 #include "state.h"
 
 #include "backend/gpu_memory.h"
-#include "comm.h"
 #include "config/config.h"
+#include "fetch.h"
 #include "gemm.h"
 #include "kernels/decode.h"
+#include "kernels/decode_sums.h"
 
 enum {
-  WIDE_BYTES = 32 << 20,   /* of the heads' rows, wide: they stay in the second-level cache ... */
-  WIDE_CELLS = 256,        /* ... but with fewer cells the weights cost more than the rows */
-  OUTPUT_BYTES = 32 << 20, /* of rho and mu on the device */
+  WIDE_BYTES = 32 << 20, /* of the heads' rows, wide: they stay in the second-level cache ... */
+  WIDE_CELLS = 256,      /* ... but with fewer cells the weights cost more than the rows */
+  RHO_BYTES = 24 << 20,  /* of rho, and logits, that are summed: likewise */
   SLAB_CELLS = AV_GPU_DECODE_SLAB, /* at most: a warp adds a fourth of them in float */
   BLOCKS = AV_GPU_DECODE_BLOCKS,
   ALIGNMENT = 256 /* bytes */
@@ -29,7 +30,6 @@ typedef struct decode_run {
   av_gpu_decode call;
   av_gpu_decode_keys columns;     /* of the one-hot block; n_keys 0: not needed */
   av_gpu_decode_keys dispersions; /* rows of px_r, likewise */
-  float *rho, *mu;                /* scratch (chunk, G); NULL: not asked for */
 } decode_run;
 
 static int64_t parts(int64_t n, int64_t size) { return (n + size - 1) / size; }
@@ -154,10 +154,11 @@ static void cut_losses(decode_run *run) {
   cut_slabs(run);
 }
 
+/* A piece of rho and mu that travels to the host. Kernels of a piece take a small part of its way
+ * there: rows need not be many to fill the device. */
 static void cut_values(decode_run *run, int outputs) {
-  const int64_t row = run->call.stride * (int64_t)sizeof(float);
-  const int64_t rows = (run->call.wide ? row : 0) + outputs * row;
-  run->chunk = at_most(at_least(OUTPUT_BYTES / rows, AV_DECODE_CELLS), run->max_rows);
+  const int64_t row = outputs * run->call.n_genes * (int64_t)sizeof(float);
+  run->chunk = at_most(at_least(AV_GPU_FETCH_BYTES / row, AV_DECODE_CELLS), run->max_rows);
 }
 
 /* A block of scratch: without `at` only measured. */
@@ -205,13 +206,12 @@ static void take_losses(decode_run *run, scratch *from) {
   take_keys(from, run->chunk, &run->dispersions);
 }
 
-static void take_values(decode_run *run, scratch *from, bool rho, bool mu) {
-  const int64_t numbers = run->chunk * run->call.n_genes;
+/* Rows of logits where they are needed; and of rho, which is returned, if asked for. */
+static float *take_values(decode_run *run, scratch *from, bool rho) {
   if (run->call.wide) {
     run->call.head[0].rows = take(from, run->chunk * run->call.stride, sizeof(float));
   }
-  run->rho = rho ? take(from, numbers, sizeof(float)) : NULL;
-  run->mu = mu ? take(from, numbers, sizeof(float)) : NULL;
+  return rho ? take(from, run->chunk * run->call.n_genes, sizeof(float)) : NULL;
 }
 
 /* --- a chunk ------------------------------------------------------------------------------------
@@ -311,6 +311,9 @@ av_status av_gpu_decode_cells(av_backend *be, const av_batch *batch, const av_de
                               const av_real *x, const av_real *l, double *nll) {
   cudaStream_t stream = av_gpu_of(be)->stream;
   decode_run run;
+  if (batch->n == 0) {
+    return AV_OK;
+  }
   begin_losses(&run, be, batch, decode, x, l, false);
   cut_losses(&run);
   scratch space = {0};
@@ -321,43 +324,105 @@ av_status av_gpu_decode_cells(av_backend *be, const av_batch *batch, const av_de
     wide_logits(&run);
     AV_TRY(AV_CUDA(av_gpu_decode_rows(stream, &run.call)));
   }
-  AV_TRY(av_gpu_wait(be, "losses of cells"));
-  AV_TRY(AV_CUDA(cudaMemcpyAsync(nll, run.call.loss, (size_t)batch->n * sizeof *nll,
-                                 cudaMemcpyDeviceToHost, stream)));
-  return av_gpu_wait(be, "losses of cells, copied");
+  const size_t bytes = (size_t)batch->n * sizeof *nll;
+  void *slot = NULL;
+  const void *arrived = NULL;
+  AV_TRY(av_gpu_fetch_room(be, &av_gpu_of(be)->outputs, bytes, &slot));
+  AV_TRY(AV_CUDA(cudaMemcpyAsync(slot, run.call.loss, bytes, cudaMemcpyDeviceToDevice, stream)));
+  AV_TRY(av_gpu_fetch_send(be, av_gpu_of(be)->outputs));
+  AV_TRY(av_gpu_fetch_take(be, av_gpu_of(be)->outputs, "losses of cells", &arrived));
+  av_gpu_fetch_copy(be, nll, arrived, bytes);
+  return AV_OK;
 }
 
-/* Numbers of the chunk's rows, if asked for, to their place in host memory. */
-static av_status fetch(const decode_run *run, const float *from, float *to) {
-  const av_gpu_decode *call = &run->call;
-  if (from == NULL) {
-    return AV_OK;
+/* --- rho and mu ---------------------------------------------------------------------------------
+ */
+
+/* Where they go, host memory; NULL: not asked for. */
+typedef struct outputs {
+  float *rho, *mu;
+  int n;         /* of the two */
+  int64_t taken; /* cells that have arrived */
+} outputs;
+
+/* The chunk's, on their way: rho, then mu. */
+static av_status send_chunk(decode_run *run, const outputs *to) {
+  av_gpu *gpu = av_gpu_of(run->be);
+  const int64_t numbers = run->call.n * run->call.n_genes;
+  void *slot = NULL;
+  AV_TRY(
+      av_gpu_fetch_room(run->be, &gpu->outputs, (size_t)(to->n * numbers) * sizeof(float), &slot));
+  float *rho = to->rho != NULL ? slot : NULL;
+  float *mu = to->mu == NULL ? NULL : rho == NULL ? slot : rho + numbers;
+  wide_logits(run);
+  AV_TRY(AV_CUDA(av_gpu_decode_values(gpu->stream, &run->call, rho, mu)));
+  return av_gpu_fetch_send(run->be, gpu->outputs);
+}
+
+/* The oldest chunk under way, of the batch's `rows` cells. */
+static av_status take_chunk(const decode_run *run, int64_t rows, outputs *to) {
+  const int64_t cells = at_most(run->chunk, rows - to->taken);
+  const int64_t at = to->taken * run->call.n_genes;
+  const int64_t numbers = cells * run->call.n_genes;
+  const size_t bytes = (size_t)numbers * sizeof(float);
+  const void *arrived = NULL;
+  AV_TRY(av_gpu_fetch_take(run->be, av_gpu_of(run->be)->outputs, "the decoder's output", &arrived));
+  const float *values = arrived;
+  if (to->rho != NULL) {
+    av_gpu_fetch_copy(run->be, to->rho + at, values, bytes);
+    values += numbers;
   }
-  return AV_CUDA(cudaMemcpyAsync(to + call->first * call->n_genes, from,
-                                 (size_t)(call->n * call->n_genes) * sizeof *to,
-                                 cudaMemcpyDeviceToHost, av_gpu_of(run->be)->stream));
+  if (to->mu != NULL) {
+    av_gpu_fetch_copy(run->be, to->mu + at, values, bytes);
+  }
+  to->taken += cells;
+  return AV_OK;
 }
 
 av_status av_gpu_decode_output(av_backend *be, const av_batch *batch, const av_decode *decode,
                                const av_real *x, const av_real *l, float *rho, float *mu) {
-  const int outputs = (rho != NULL ? 1 : 0) + (mu != NULL ? 1 : 0);
-  cudaStream_t stream = av_gpu_of(be)->stream;
+  outputs to = {.rho = rho, .mu = mu, .n = (rho != NULL ? 1 : 0) + (mu != NULL ? 1 : 0)};
   decode_run run;
-  if (outputs == 0) {
+  if (to.n == 0) {
     return AV_OK;
   }
   begin_values(&run, be, batch, decode, x, l);
-  cut_values(&run, outputs);
+  cut_values(&run, to.n);
   scratch space = {0};
-  take_values(&run, &space, rho != NULL, mu != NULL);
+  (void)take_values(&run, &space, false);
   space = (scratch){.at = av_gpu_work(be, space.size)};
-  take_values(&run, &space, rho != NULL, mu != NULL);
+  (void)take_values(&run, &space, false);
   while (next_chunk(&run, batch->n)) {
-    wide_logits(&run);
-    AV_TRY(AV_CUDA(av_gpu_decode_values(stream, &run.call, run.rho, run.mu)));
-    AV_TRY(av_gpu_wait(be, "the decoder's output"));
-    AV_TRY(fetch(&run, run.rho, rho));
-    AV_TRY(fetch(&run, run.mu, mu));
+    if (av_gpu_fetch_pending(av_gpu_of(be)->outputs) == AV_GPU_FETCH_SLOTS) {
+      AV_TRY(take_chunk(&run, batch->n, &to));
+    }
+    AV_TRY(send_chunk(&run, &to));
   }
-  return av_gpu_wait(be, "the decoder's output, copied");
+  while (to.taken < batch->n) {
+    AV_TRY(take_chunk(&run, batch->n, &to));
+  }
+  return AV_OK;
+}
+
+/* --- sums of rho --------------------------------------------------------------------------------
+ */
+
+av_status av_gpu_decode_sums(av_backend *be, const av_batch *batch, const av_decode *decode,
+                             const av_real *x, const av_real *l, double scale, av_sum *sums) {
+  cudaStream_t stream = av_gpu_of(be)->stream;
+  decode_run run;
+  begin_values(&run, be, batch, decode, x, l);
+  const int64_t row = run.call.stride * (int64_t)sizeof(float);
+  const int64_t cells = RHO_BYTES / (run.call.wide ? 2 * row : row);
+  run.chunk = at_most(at_least(cells, AV_DECODE_CELLS), run.max_rows);
+  scratch space = {0};
+  (void)take_values(&run, &space, true);
+  space = (scratch){.at = av_gpu_work(be, space.size)};
+  float *rho = take_values(&run, &space, true);
+  while (next_chunk(&run, run.max_rows)) {
+    wide_logits(&run);
+    AV_GPU_RUN(be, av_gpu_decode_values(stream, &run.call, rho, NULL));
+    AV_GPU_RUN(be, av_gpu_decode_add_values(stream, &run.call, rho, scale, (av_wide *)sums));
+  }
+  return AV_OK;
 }

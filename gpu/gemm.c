@@ -58,4 +58,5 @@ void av_gpu_gemm(av_backend *be, int64_t m, int64_t n, int64_t k, av_gpu_factor 
                                      (int)m, (int)k, &one, b.at, CUDA_R_32F, (int)b.stride, a.at,
                                      CUDA_R_32F, (int)a.stride, &beta, c, CUDA_R_32F, (int)c_stride,
                                      compute_of(be->precision), CUBLAS_GEMM_DEFAULT)));
+  av_gpu_ran(be);
 }

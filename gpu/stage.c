@@ -212,7 +212,7 @@ void av_gpu_stage_free(av_backend *be, av_gpu_stage *stage) {
   if (stage == NULL) {
     return;
   }
-  (void)cudaStreamSynchronize(av_gpu_of(be)->stream); /* which has waited for the other's copies */
+  av_gpu_settle(be, "minibatches, to be freed"); /* the stream has waited for the copies' */
   for (int i = 0; i < AV_GPU_STAGE_SLOTS; ++i) {
     free_slot(&stage->slots[i]);
   }

@@ -2,7 +2,8 @@
  *
  * av_real and av_grad arrays are floats on the device, av_sum arrays doubles on the device. All
  * work goes to one stream in the order of the calls; an operation returns when its work is queued,
- * and only read, decode_cells, decode_output and sums over ranks through MPI wait for it.
+ * and only read, read_end, decode_cells, decode_output and sums over ranks through MPI wait for it
+ * (and who is far ahead of the device: ahead.c).
  *
  * Passes that come again (pass.h) are played from a CUDA graph. Operations are called then as ever,
  * and queue nothing: all that they queue goes through AV_GPU_RUN. */
@@ -13,7 +14,7 @@
 #include "check.h"
 #include "kernels/view.h"
 
-enum { AV_GPU_ROW_BUFFERS = 8 };
+enum { AV_GPU_ROW_BUFFERS = 8, AV_GPU_MARKS = 3 };
 
 /* What becomes of an operation's work. */
 typedef enum av_gpu_mode {
@@ -21,6 +22,15 @@ typedef enum av_gpu_mode {
   AV_GPU_RECORDS, /* the stream adds it to a graph */
   AV_GPU_PLAYS    /* it is in a graph already */
 } av_gpu_mode;
+
+/* How far the host is ahead of the device (ahead.c). */
+typedef struct av_gpu_ahead {
+  int runs; /* operations' work queued since the last mark */
+  int next;
+  cudaEvent_t mark[AV_GPU_MARKS];
+} av_gpu_ahead;
+
+typedef struct av_gpu_fetch av_gpu_fetch; /* fetch.h */
 
 typedef struct av_gpu {
   int device;
@@ -41,6 +51,9 @@ typedef struct av_gpu {
   struct av_gpu_graph *graph; /* that is recorded; NULL: none is */
   struct av_batch *selected;  /* in an open pass, for the next one */
   bool in_pass;               /* one whose work is not queued yet: selecting is for after it */
+  av_gpu_ahead ahead;
+  av_gpu_fetch *outputs; /* of decode_output and decode_cells; NULL: none yet */
+  av_gpu_fetch *reads;   /* of read_begin, likewise */
 } av_gpu;
 
 typedef struct av_gpu_source av_gpu_source; /* stage.h */
@@ -82,8 +95,14 @@ void av_gpu_must(const av_backend *be, av_status status);
   do {                                         \
     if (av_gpu_of(be)->mode != AV_GPU_PLAYS) { \
       AV_GPU_MUST(be, call);                   \
+      av_gpu_ran(be);                          \
     }                                          \
   } while (0)
+
+/* An operation has queued work: waits where the host is too far ahead. */
+void av_gpu_ran(av_backend *be);
+av_status av_gpu_ahead_open(av_gpu *gpu);
+void av_gpu_ahead_close(av_gpu *gpu);
 
 /* The step's values on the device, once be's `step` has been set: sends them if they have changed,
  * which they must not within a pass that is kept. */
@@ -104,5 +123,8 @@ void av_gpu_batch_send(av_backend *be, av_batch *batch);
 void av_gpu_pass_begin(av_backend *be, const av_batch *batch, av_pass_kind kind,
                        const av_pass_values *values);
 void av_gpu_pass_end(av_backend *be);
+void av_gpu_add(av_backend *be, int64_t n, av_sum *sums, const av_sum *more);
+av_status av_gpu_read_begin(av_backend *be, av_kind kind, const void *array, int64_t n);
+av_status av_gpu_read_end(av_backend *be, av_kind kind, int64_t n, double *values);
 
 #endif

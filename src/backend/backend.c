@@ -4,8 +4,11 @@
 #include "backend/cpu/cpu.h"
 #include "backend/cuda_module.h"
 #include "backend/reference/reference.h"
+#include "base/exact.h"
+#include "base/memory.h"
 #include "config/config.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 /* A compiler checks the signatures in an operations table but not that it is complete. */
@@ -71,8 +74,14 @@ void av_backend_close(av_backend *be) {
   if (be->ops != NULL) {
     be->ops->close(be);
   }
+  for (int i = 0; i < AV_READS; ++i) {
+    free(be->reads[i]);
+  }
   *be = (av_backend){0};
 }
+
+/* --- what backends have in common whose operations are over when they return -------------------
+ */
 
 void av_backend_no_pass_begin(av_backend *be, const av_batch *batch, av_pass_kind kind,
                               const av_pass_values *values) {
@@ -80,6 +89,59 @@ void av_backend_no_pass_begin(av_backend *be, const av_batch *batch, av_pass_kin
 }
 
 void av_backend_no_pass_end(av_backend *be) { (void)be; }
+
+av_status av_backend_read_begin(av_backend *be, av_kind kind, const void *array, int64_t n) {
+  const int at = be->reads[0] == NULL ? 0 : 1;
+  if (be->reads[at] != NULL) {
+    return AV_FAIL_BUG("more than %d reads under way", AV_READS);
+  }
+  be->reads[at] = av_malloc((size_t)n, sizeof *be->reads[at]);
+  AV_TRY_ALLOC(be->reads[at]);
+  return be->ops->read(be, kind, array, n, be->reads[at]);
+}
+
+av_status av_backend_read_end(av_backend *be, av_kind kind, int64_t n, double *values) {
+  (void)kind;
+  if (be->reads[0] == NULL) {
+    return AV_FAIL_BUG("no read under way");
+  }
+  if (n > 0) {
+    memcpy(values, be->reads[0], (size_t)n * sizeof *values);
+  }
+  free(be->reads[0]);
+  be->reads[0] = be->reads[1];
+  be->reads[1] = NULL;
+  return AV_OK;
+}
+
+/* Each thread has its genes. */
+static void add_rho(int threads, int64_t n, int64_t n_genes, const float *rho, double scale,
+                    av_wide *sums) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int part = 0; part < threads; ++part) {
+    const int64_t begin = n_genes * part / threads;
+    const int64_t end = n_genes * (part + 1) / threads;
+    for (int64_t i = 0; i < n; ++i) {
+      for (int64_t g = begin; g < end; ++g) {
+        av_wide_add(&sums[g], scale * (double)rho[i * n_genes + g]);
+      }
+    }
+  }
+}
+
+av_status av_backend_sum_rho(av_backend *be, const av_batch *batch, int64_t n,
+                             const av_decode *decode, const av_real *x, const av_real *l,
+                             double scale, av_sum *sums) {
+  const int threads = be->threads > 0 ? be->threads : 1;
+  float *rho = av_malloc((size_t)(n * decode->n_genes), sizeof *rho);
+  AV_TRY_ALLOC(rho);
+  const av_status status = be->ops->decode_output(be, batch, decode, x, l, rho, NULL);
+  if (status == AV_OK) {
+    add_rho(threads, n, decode->n_genes, rho, scale, (av_wide *)(void *)sums);
+  }
+  free(rho);
+  return status;
+}
 
 int64_t av_fold_stats_size(const av_design *design, int64_t n_in, int64_t n_onehot) {
   const int64_t columns = n_onehot > 0 ? n_onehot : 1;

@@ -53,6 +53,8 @@ typedef struct av_backend av_backend;
 
 typedef enum av_kind { AV_REAL, AV_GRAD, AV_SUM, AV_KINDS } av_kind;
 
+enum { AV_READS = 2 }; /* read_begin before read_end */
+
 /* Counter of the random draws of one pass: who draws is decided by the cell, never by rank or
  * thread. */
 typedef struct av_draw {
@@ -153,6 +155,7 @@ typedef enum av_pass_kind {
   AV_PASS_STEP, /* a training step with its update */
   AV_PASS_EVALUATION,
   AV_PASS_ENCODING,
+  AV_PASS_STATISTICS, /* of a BatchNorm over all cells */
   AV_PASSES
 } av_pass_kind;
 
@@ -176,7 +179,14 @@ typedef struct av_backend_ops {
   void (*release)(av_backend *be, void *array);
   av_status (*write)(av_backend *be, av_kind kind, void *array, int64_t n, const double *values);
   av_status (*read)(av_backend *be, av_kind kind, const void *array, int64_t n, double *values);
+  /* read in two halves, between which other operations may be queued, also such as write to the
+   * array: read_end gives, with the same kind and n, what the oldest read_begin found. Up to
+   * AV_READS under way. */
+  av_status (*read_begin)(av_backend *be, av_kind kind, const void *array, int64_t n);
+  av_status (*read_end)(av_backend *be, av_kind kind, int64_t n, double *values);
   void (*zero)(av_backend *be, av_kind kind, void *array, int64_t n);
+  /* sums (n) += more (n) */
+  void (*add)(av_backend *be, int64_t n, av_sum *sums, const av_sum *more);
 
   /* REQUIRED: data. `dataset` is borrowed, must outlive the handle, and is as it will stay. */
   av_status (*data_load)(av_backend *be, const av_dataset *dataset, av_data **data);
@@ -290,6 +300,11 @@ typedef struct av_backend_ops {
    * needed. */
   av_status (*decode_output)(av_backend *be, const av_batch *batch, const av_decode *decode,
                              const av_real *x, const av_real *l, float *rho, float *mu);
+  /* For each gene the sum over the batch's cells of scale * rho, by av_wide_add of base/exact.h: it
+   * is free of order, and nothing of (B, G) has to reach the host. `sums` are the 2 G words of G
+   * av_wide, which other operations copy as they are. */
+  av_status (*decode_sums)(av_backend *be, const av_batch *batch, const av_decode *decode,
+                           const av_real *x, const av_real *l, double scale, av_sum *sums);
 
   /* REQUIRED: optimiser. g = scale * grad, times min(1, clip / (|g| + 1e-6)) if clip > 0 (sums of
    * squares in an order given by n alone), + weight_decay * p unless decoupled; moments; update;
@@ -330,10 +345,11 @@ struct av_backend {
   bool sums_by_mpi;
   bool keeps_passes;
   double gpu_timeout;
-  size_t bytes[AV_KINDS]; /* of one element of each kind; set by open, as is the next */
-  bool queues;            /* operations return before they are done; who reads waits for all */
-  av_gpu_use gpu;         /* cuda: memory of its device */
-  void *state;            /* the backend's own */
+  size_t bytes[AV_KINDS];  /* of one element of each kind; set by open, as is the next */
+  bool queues;             /* operations return before they are done; who reads waits for all */
+  av_gpu_use gpu;          /* cuda: memory of its device */
+  void *state;             /* the backend's own */
+  double *reads[AV_READS]; /* av_backend_read_begin's, oldest first; NULL: none */
 };
 
 /* AV_OK if the backend `choice` (AV_BACKEND_* of config.h) is in this build, else AV_NODEVICE in
@@ -370,6 +386,13 @@ static inline void *av_backend_at(const av_backend *be, av_kind kind, const void
 void av_backend_no_pass_begin(av_backend *be, const av_batch *batch, av_pass_kind kind,
                               const av_pass_values *values);
 void av_backend_no_pass_end(av_backend *be);
+/* read_begin and read_end of such backends: read at once, and given later. */
+av_status av_backend_read_begin(av_backend *be, av_kind kind, const void *array, int64_t n);
+av_status av_backend_read_end(av_backend *be, av_kind kind, int64_t n, double *values);
+/* decode_sums of the batch's n rows where arrays are the host's own: over decode_output's rho. */
+av_status av_backend_sum_rho(av_backend *be, const av_batch *batch, int64_t n,
+                             const av_decode *decode, const av_real *x, const av_real *l,
+                             double scale, av_sum *sums);
 
 static inline void av_backend_allreduce(av_backend *be, av_kind kind, void *array, int64_t n) {
   be->ops->allreduce(be, kind, array, n);

@@ -86,7 +86,17 @@ static int64_t sparse_bytes(const av_gpu_scratch *of) {
 int64_t av_gpu_scratch_bytes(const av_gpu_scratch *of) {
   const int64_t others = INT64_C(32) << 20; /* of gpu/ but for these two */
   const int64_t most = larger(larger(decode_bytes(of), sparse_bytes(of)), others);
-  return most + most / 4; /* it grows in steps: av_gpu_work */
+  return most + most / 4; /* unless it is told of this, av_gpu_work takes it in steps */
+}
+
+/* ---- results ---- */
+
+int64_t av_gpu_fetch_bytes(int64_t max_rows, int64_t n_genes, int64_t n_latent) {
+  enum { CELLS = 32, OUTPUTS = 2 }; /* a piece has so many cells at least */
+  const int64_t number = sizeof(float);
+  const int64_t least = OUTPUTS * smaller(max_rows, CELLS) * n_genes * number;
+  return AV_GPU_FETCH_SLOTS *
+         (larger(AV_GPU_FETCH_BYTES, least) + max_rows * 2 * n_latent * number);
 }
 
 /* ---- all together ---- */

@@ -15,6 +15,12 @@
  * inference, and for evaluation). */
 enum { AV_GPU_STAGE_SLOTS = 4, AV_GPU_LIVE_BATCHES = 2, AV_GPU_STAGE_ALIGNMENT = 16 };
 
+/* Results on their way to the host at a time (gpu/fetch.h), and bytes of a piece of the decoder's:
+ * small against what travels in all, so that the first is soon on its way and the last soon there,
+ * and large against what starting a copy takes. */
+enum { AV_GPU_FETCH_SLOTS = 3 };
+#define AV_GPU_FETCH_BYTES (INT64_C(4) << 20)
+
 /* Memory that a rank takes whatever the data: cuBLAS's, and allowances, not measured, for CUDA
  * itself with its kernels (a process has a context of its own), and for NCCL's buffers, kernels
  * that are loaded when they are first used, and what lies unused between allocations. */
@@ -67,6 +73,10 @@ typedef struct av_gpu_scratch {
 } av_gpu_scratch;
 int64_t av_gpu_scratch_bytes(const av_gpu_scratch *of);
 
+/* Of results on their way to the host: rho and mu of cells, and the codes of a batch of rows; on
+ * the host as much again, pinned. */
+int64_t av_gpu_fetch_bytes(int64_t max_rows, int64_t n_genes, int64_t n_latent);
+
 /* What a rank puts on its GPU. */
 typedef struct av_gpu_need {
   int64_t counts, cells;
@@ -85,6 +95,8 @@ typedef struct av_gpu_use {
       max_rows; /* of the largest batch that will be made; this and need.model: set before the */
   av_gpu_need need; /* data are loaded, which sets the rest (staging only if it is needed) */
   bool streamed;    /* counts did not fit */
+  int64_t scratch;  /* of need.model what one operation at a time needs: av_gpu_scratch_bytes, which
+                       is taken in one piece; 0: not planned, and taken as operations ask for it */
 } av_gpu_use;
 
 #endif

@@ -31,6 +31,7 @@
   EACH(prefix, decode_nll)              \
   EACH(prefix, decode_cells)            \
   EACH(prefix, decode_output)           \
+  EACH(prefix, decode_sums)             \
   EACH(prefix, adam)                    \
   EACH(prefix, allreduce)               \
   EACH(prefix, share_begin)             \

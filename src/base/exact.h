@@ -4,6 +4,8 @@
 #ifndef AV_BASE_EXACT_H
 #define AV_BASE_EXACT_H
 
+#include "math/host_device.h"
+
 #include <math.h>
 #include <stdint.h>
 
@@ -11,7 +13,7 @@
  * set. */
 #define AV_FIXED_ONE 1073741824.0
 
-static inline int64_t av_to_fixed(double value) { return (int64_t)llrint(value * AV_FIXED_ONE); }
+static AV_HOST_DEVICE inline int64_t av_to_fixed(double value) { return (int64_t)llrint(value * AV_FIXED_ONE); }
 static inline double av_from_fixed(int64_t sum) { return (double)sum / AV_FIXED_ONE; }
 
 /* The same in two words, for squares and products of counts: sums below 2^66 of up to 2^28 values.
@@ -21,7 +23,7 @@ typedef struct av_wide {
   int64_t low;  /* fixed point as above; less than 16 from each value */
 } av_wide;
 
-static inline void av_wide_add(av_wide *sum, double value) {
+static AV_HOST_DEVICE inline void av_wide_add(av_wide *sum, double value) {
   const int64_t high = (int64_t)(value / 16.0);
   sum->high += high;
   sum->low += av_to_fixed(value - 16.0 * (double)high);

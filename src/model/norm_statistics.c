@@ -1,7 +1,8 @@
 /* BatchNorm's statistics over all training cells in place of averages that ran along.
  *
- * Sums are taken minibatch by minibatch on the backend, made global, and added on the host in the
- * order of the minibatches: what comes out does not depend on the ranks. */
+ * Sums are taken minibatch by minibatch, made global, and added in the order of the minibatches,
+ * all of it on the backend: what comes out does not depend on the ranks, and nobody waits for a
+ * minibatch. */
 #include "backend/latent.h"
 #include "backend/norm.h"
 #include "base/memory.h"
@@ -35,62 +36,74 @@ static const av_layer *layer_of(av_vae *vae, int64_t which, av_hidden **arrays) 
   return &layout->decoder[above];
 }
 
-static av_status add_sums(av_vae *vae, const av_sum *sums, int64_t n) {
-  if (vae->norm_sums == NULL) {
-    vae->norm_sums = av_calloc((size_t)n, sizeof *vae->norm_sums);
-    vae->norm_cells = 0;
-  }
-  double *now = av_malloc((size_t)n, sizeof *now);
-  av_status status = now == NULL || vae->norm_sums == NULL
-                         ? av_fail(AV_NOMEM, "out of memory (BatchNorm's statistics)")
-                         : vae->be->ops->read(vae->be, AV_SUM, sums, n, now);
-  for (int64_t i = 0; status == AV_OK && i < n; ++i) {
-    vae->norm_sums[i] += now[i];
-  }
-  free(now);
-  return av_agree(vae->be->comm, status);
+/* Where a minibatch's sums are, and how many. */
+static av_sum *sums_of(av_vae *vae, int64_t which, int64_t *n) {
+  av_hidden *arrays = NULL;
+  const av_layer *layer = layer_of(vae, which, &arrays);
+  *n = layer != NULL ? 2 * layer->n_out : vae->n_fold_stats;
+  return layer != NULL ? arrays->moments : vae->fold_stats;
 }
 
-av_status av_vae_norm_pass(av_vae *vae, int64_t which, const av_batch *batch, int64_t n_cells,
-                           av_draw draw) {
+av_status av_vae_norm_begin(av_vae *vae, int64_t which) {
   av_backend *be = vae->be;
-  const av_pass p = {.batch = batch, .draw = draw};
+  int64_t n = 0;
+  (void)sums_of(vae, which, &n);
+  vae->norm_cells = 0;
+  return av_agree(be->comm, be->ops->alloc(be, AV_SUM, n, (void **)&vae->norm_sums));
+}
+
+/* The model as far as the layer, and the sums that its statistics are made of. */
+static void sum_batch(av_vae *vae, int64_t which, const av_pass *p) {
+  av_backend *be = vae->be;
   const av_gene_head *scale = &vae->layout.scale;
   av_hidden *arrays = NULL;
   const av_layer *layer = layer_of(vae, which, &arrays);
-  av_encode(vae, &p);
+  av_encode(vae, p);
   if (which >= encoder_norms(vae)) {
-    const av_latent latent = av_latent_of(vae, &p, true);
-    be->ops->latent_draw(be, batch, &latent, vae->z_head, vae->l_head, vae->prior, vae->z, vae->l,
-                         vae->losses);
+    const av_latent latent = av_latent_of(vae, p, true);
+    be->ops->latent_draw(be, p->batch, &latent, vae->z_head, vae->l_head, vae->prior, vae->z,
+                         vae->l, vae->losses);
     be->ops->zero(be, AV_SUM, vae->losses, AV_LOSSES); /* nobody asked for the KL terms */
-    av_decoder_layers(vae, &p);
+    av_decoder_layers(vae, p);
   }
   if (layer != NULL) {
-    be->ops->moments(be, batch, layer->n_out, arrays->pre, arrays->moments);
-    av_backend_allreduce(be, AV_SUM, arrays->moments, 2 * layer->n_out);
-    AV_TRY(add_sums(vae, arrays->moments, 2 * layer->n_out));
+    be->ops->moments(be, p->batch, layer->n_out, arrays->pre, arrays->moments);
   } else {
-    be->ops->fold_sums(be, batch, scale->n_in, scale->n_onehot, vae->z, vae->fold_stats);
-    av_backend_allreduce(be, AV_SUM, vae->fold_stats, vae->n_fold_stats);
-    AV_TRY(add_sums(vae, vae->fold_stats, vae->n_fold_stats));
+    be->ops->fold_sums(be, p->batch, scale->n_in, scale->n_onehot, vae->z, vae->fold_stats);
   }
+}
+
+void av_vae_norm_pass(av_vae *vae, int64_t which, const av_batch *batch, int64_t n_cells,
+                      av_draw draw) {
+  av_backend *be = vae->be;
+  const av_pass p = {.batch = batch, .draw = draw};
+  const av_pass_values values = {.epoch = draw.epoch};
+  int64_t n = 0;
+  av_sum *sums = sums_of(vae, which, &n);
+  be->ops->pass_begin(be, batch, AV_PASS_STATISTICS, &values);
+  sum_batch(vae, which, &p);
+  av_backend_allreduce(be, AV_SUM, sums, n);
+  be->ops->add(be, n, vae->norm_sums, sums);
+  be->ops->pass_end(be);
   vae->norm_cells += n_cells;
-  return AV_OK;
 }
 
 static av_status replace_hidden(av_vae *vae, const av_layer *layer) {
+  av_backend *be = vae->be;
   const int64_t n = layer->n_out;
-  double *running = av_malloc((size_t)(2 * n), sizeof *running);
-  AV_TRY_ALLOC(running);
-  for (int64_t j = 0; j < n; ++j) {
+  double *sums = av_malloc((size_t)(4 * n), sizeof *sums);
+  AV_TRY_ALLOC(sums);
+  double *running = sums + 2 * n;
+  av_status status = be->ops->read(be, AV_SUM, vae->norm_sums, 2 * n, sums);
+  for (int64_t j = 0; status == AV_OK && j < n; ++j) {
     double variance = 0.0;
-    av_batch_moments(vae->norm_sums, n, j, vae->norm_cells, &running[j], &variance);
+    av_batch_moments(sums, n, j, vae->norm_cells, &running[j], &variance);
     running[n + j] = av_unbiased(variance, vae->norm_cells);
   }
-  const av_status status =
-      vae->be->ops->write(vae->be, AV_REAL, av_running_at(vae, layer->running), 2 * n, running);
-  free(running);
+  if (status == AV_OK) {
+    status = be->ops->write(be, AV_REAL, av_running_at(vae, layer->running), 2 * n, running);
+  }
+  free(sums);
   return status;
 }
 
@@ -102,7 +115,7 @@ static av_status replace_head(av_vae *vae, const av_fold *fold) {
   double *running = av_calloc((size_t)n, sizeof *running);
   AV_TRY_ALLOC(running);
   be->ops->zero(be, AV_REAL, fold->running, n);
-  be->ops->fold(be, fold, vae->fold_stats);
+  be->ops->fold(be, fold, vae->norm_sums);
   av_status status = be->ops->read(be, AV_REAL, fold->running, n, running);
   for (int64_t i = 0; i < n; ++i) {
     running[i] /= AV_NORM_MOMENTUM;
@@ -124,12 +137,11 @@ av_status av_vae_norm_finish(av_vae *vae, int64_t which) {
   } else if (vae->norm_cells > 0) {
     const av_pass p = {.training = true, .n_cells = vae->norm_cells};
     const av_folds folds = av_folds_of(vae, &p);
-    status = be->ops->write(be, AV_SUM, vae->fold_stats, vae->n_fold_stats, vae->norm_sums);
     for (int h = 0; status == AV_OK && h < folds.n; ++h) {
       status = replace_head(vae, &folds.fold[h]);
     }
   }
-  free(vae->norm_sums);
+  be->ops->release(be, vae->norm_sums);
   vae->norm_sums = NULL;
   vae->norm_cells = 0;
   return av_agree(be->comm, status);

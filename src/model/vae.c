@@ -185,11 +185,11 @@ void av_vae_free(av_vae **vae_pointer) {
   if (vae == NULL) {
     return;
   }
-  void *const arrays[] = {vae->params,  vae->m,          vae->v,          vae->grads,
-                          vae->running, vae->losses,     vae->prior,      vae->fold_stats,
-                          vae->z_head,  vae->dz_head,    vae->z,          vae->dz,
-                          vae->l,       vae->dl,         vae->l_head,     vae->dl_head,
-                          vae->dfirst,  vae->dhidden[0], vae->dhidden[1], vae->fold_back};
+  void *const arrays[] = {
+      vae->params,     vae->m,          vae->v,        vae->grads,   vae->running, vae->losses,
+      vae->prior,      vae->fold_stats, vae->z_head,   vae->dz_head, vae->z,       vae->dz,
+      vae->l,          vae->dl,         vae->l_head,   vae->dl_head, vae->dfirst,  vae->dhidden[0],
+      vae->dhidden[1], vae->fold_back,  vae->norm_sums};
   for (size_t i = 0; i < sizeof arrays / sizeof *arrays; ++i) {
     vae->be->ops->release(vae->be, arrays[i]);
   }
@@ -205,7 +205,6 @@ void av_vae_free(av_vae **vae_pointer) {
   free_folded(vae, &vae->scale);
   free_folded(vae, &vae->dropout);
   free_folded(vae, &vae->px_r_head);
-  free(vae->norm_sums);
   free(vae->part);
   free(vae->encoder);
   free(vae->decoder);
@@ -315,21 +314,28 @@ void av_vae_evaluate(av_vae *vae, const av_batch *batch, av_draw draw) {
   be->ops->pass_end(be);
 }
 
-av_status av_vae_encode(av_vae *vae, const av_batch *batch, int64_t n_rows, double *z_mean,
-                        double *z_variance) {
+/* z_head of the batch. */
+static void encode(av_vae *vae, const av_batch *batch) {
   av_backend *be = vae->be;
-  const int64_t k = vae->layout.spec.n_latent;
   const av_pass p = {.batch = batch};
   const av_pass_values values = {0};
   be->ops->pass_begin(be, batch, AV_PASS_ENCODING, &values);
   av_encode(vae, &p);
   be->ops->pass_end(be);
-  if (n_rows == 0 || (z_mean == NULL && z_variance == NULL)) {
-    return AV_OK;
-  }
+}
+
+av_status av_vae_encode_begin(av_vae *vae, const av_batch *batch, int64_t n_rows) {
+  av_backend *be = vae->be;
+  encode(vae, batch);
+  return be->ops->read_begin(be, AV_REAL, vae->z_head, n_rows * 2 * vae->layout.spec.n_latent);
+}
+
+av_status av_vae_encode_end(av_vae *vae, int64_t n_rows, double *z_mean, double *z_variance) {
+  av_backend *be = vae->be;
+  const int64_t k = vae->layout.spec.n_latent;
   double *heads = av_malloc((size_t)(n_rows * 2 * k), sizeof *heads);
   AV_TRY_ALLOC(heads);
-  const av_status status = be->ops->read(be, AV_REAL, vae->z_head, n_rows * 2 * k, heads);
+  const av_status status = be->ops->read_end(be, AV_REAL, n_rows * 2 * k, heads);
   for (int64_t i = 0; status == AV_OK && i < n_rows; ++i) {
     for (int64_t j = 0; j < k; ++j) {
       if (z_mean != NULL) {
@@ -344,17 +350,40 @@ av_status av_vae_encode(av_vae *vae, const av_batch *batch, int64_t n_rows, doub
   return status;
 }
 
-av_status av_vae_decode(av_vae *vae, const av_batch *batch, const av_draw *draw, float *rho,
-                        float *mu) {
+av_status av_vae_encode(av_vae *vae, const av_batch *batch, int64_t n_rows, double *z_mean,
+                        double *z_variance) {
+  if (n_rows == 0 || (z_mean == NULL && z_variance == NULL)) {
+    encode(vae, batch);
+    return AV_OK;
+  }
+  AV_TRY(av_vae_encode_begin(vae, batch, n_rows));
+  return av_vae_encode_end(vae, n_rows, z_mean, z_variance);
+}
+
+/* z and l of the batch last encoded, and the decoder up to the input of its heads. */
+static const av_real *decode_layers(av_vae *vae, const av_batch *batch, const av_draw *draw) {
   av_backend *be = vae->be;
   const av_pass p = {.batch = batch, .draw = draw == NULL ? (av_draw){0} : *draw};
   const av_latent latent = av_latent_of(vae, &p, draw != NULL);
-  const av_decode decode = av_decode_of(vae, false);
   be->ops->latent_draw(be, batch, &latent, vae->z_head, vae->l_head, vae->prior, vae->z, vae->l,
                        vae->losses);
   be->ops->zero(be, AV_SUM, vae->losses, AV_LOSSES); /* nobody asked for the KL terms */
-  const av_real *x = av_decoder_layers(vae, &p);
+  return av_decoder_layers(vae, &p);
+}
+
+av_status av_vae_decode(av_vae *vae, const av_batch *batch, const av_draw *draw, float *rho,
+                        float *mu) {
+  av_backend *be = vae->be;
+  const av_decode decode = av_decode_of(vae, false);
+  const av_real *x = decode_layers(vae, batch, draw);
   return be->ops->decode_output(be, batch, &decode, x, vae->l, rho, mu);
+}
+
+av_status av_vae_sum_rho(av_vae *vae, const av_batch *batch, double scale, av_sum *sums) {
+  av_backend *be = vae->be;
+  const av_decode decode = av_decode_of(vae, false);
+  const av_real *x = decode_layers(vae, batch, NULL);
+  return be->ops->decode_sums(be, batch, &decode, x, vae->l, scale, sums);
 }
 
 av_status av_vae_take_losses(av_vae *vae, double losses[3]) {

@@ -66,18 +66,29 @@ void av_vae_evaluate(av_vae *vae, const av_batch *batch, av_draw draw);
  * be NULL. */
 av_status av_vae_encode(av_vae *vae, const av_batch *batch, int64_t n_rows, double *z_mean,
                         double *z_variance);
+/* The same in two halves: other batches may be encoded, and this one decoded, before its codes are
+ * asked for. Up to AV_READS (backend.h) of n_rows > 0 begun, ended in their order. */
+av_status av_vae_encode_begin(av_vae *vae, const av_batch *batch, int64_t n_rows);
+av_status av_vae_encode_end(av_vae *vae, int64_t n_rows, double *z_mean, double *z_variance);
 /* Of the batch last encoded: one draw of z and l, or their means (draw = NULL), decoded to host
  * rho and mu (n_rows, G); either may be NULL. */
 av_status av_vae_decode(av_vae *vae, const av_batch *batch, const av_draw *draw, float *rho,
                         float *mu);
 
+/* Of the batch last encoded: for each gene the sum over its cells of scale * rho, from the means of
+ * z and l, added to `sums` as the backend's decode_sums does. */
+av_status av_vae_sum_rho(av_vae *vae, const av_batch *batch, double scale, av_sum *sums);
+
 /* Population statistics in place of BatchNorm's running averages. Layers that have BatchNorm come
  * in the order 0 .. av_vae_norm_layers - 1, each seeing those before it as they are by then: for
- * each, av_vae_norm_pass over all minibatches of training cells (evaluation mode, one draw of z),
- * then av_vae_norm_finish, which replaces its statistics by those of the cells seen. Collective. */
+ * each, av_vae_norm_begin, then av_vae_norm_pass over all minibatches of training cells (evaluation
+ * mode, one draw of z), through a batch that has been through no other layer's (its passes are
+ * kept), then av_vae_norm_finish, which replaces its statistics by those of the cells seen.
+ * Collective. */
 int64_t av_vae_norm_layers(const av_vae *vae);
-av_status av_vae_norm_pass(av_vae *vae, int64_t which, const av_batch *batch, int64_t n_cells,
-                           av_draw draw);
+av_status av_vae_norm_begin(av_vae *vae, int64_t which);
+void av_vae_norm_pass(av_vae *vae, int64_t which, const av_batch *batch, int64_t n_cells,
+                      av_draw draw);
 av_status av_vae_norm_finish(av_vae *vae, int64_t which);
 
 /* Reads the epoch's losses of this rank (AV_LOSSES of backend/latent.h), sums them over ranks and

@@ -57,7 +57,7 @@ struct av_vae {
   av_real *l, *dl;           /* (max_rows) */
   av_real *dfirst;           /* (max_rows, width of the first layer) */
   av_real *dhidden[2];       /* (max_rows, H) */
-  double *norm_sums;         /* of the layer whose statistics are being made; NULL otherwise */
+  av_sum *norm_sums;         /* of the layer whose statistics are being made; NULL otherwise */
   int64_t norm_cells;
 };
 

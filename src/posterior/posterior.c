@@ -58,13 +58,17 @@ void av_posterior_free(av_posterior *posterior) {
   *posterior = (av_posterior){0};
 }
 
-/* Selects and encodes local rows [first, first + n), n <= rows_per_pass. */
-static av_status encode(av_posterior *posterior, int64_t first, int64_t n) {
+/* Selects the n rows listed in posterior->rows. */
+static void select_listed(const av_posterior *posterior, int64_t n) {
+  posterior->be->ops->batch_select(posterior->be, posterior->batch, n, posterior->rows);
+}
+
+/* Selects local rows [first, first + n), n <= rows_per_pass. */
+static void select_rows(const av_posterior *posterior, int64_t first, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     posterior->rows[i] = first + i;
   }
-  posterior->be->ops->batch_select(posterior->be, posterior->batch, n, posterior->rows);
-  return av_vae_encode(posterior->vae, posterior->batch, n, posterior->z, posterior->z_variance);
+  select_listed(posterior, n);
 }
 
 /* Rows of the next pass: `left` rows in passes of about the same size, none of a few rows. */
@@ -109,21 +113,38 @@ static av_status simplex_means(av_posterior *posterior, int64_t first, int64_t n
   return AV_OK;
 }
 
+/* The codes of rows [first, first + n), the oldest that are being encoded. */
+static av_status take_latent(av_posterior *posterior, int64_t first, int64_t n, float *out) {
+  const av_model_spec *spec = &av_vae_layout(posterior->vae)->spec;
+  AV_TRY(av_vae_encode_end(posterior->vae, n, posterior->z, posterior->z_variance));
+  if (spec->simplex) {
+    AV_TRY(simplex_means(posterior, first, n));
+  }
+  for (int64_t i = 0; i < n * spec->n_latent; ++i) {
+    out[i] = (float)posterior->z[i];
+  }
+  blank_empty(posterior, first, n, spec->n_latent, out);
+  return AV_OK;
+}
+
+/* The codes of a pass are taken while the next one is under way. */
 av_status av_posterior_latent(void *context, int64_t first_row, int64_t n_rows, float *out) {
   av_posterior *posterior = context;
-  const av_model_spec *spec = &av_vae_layout(posterior->vae)->spec;
-  const int64_t k = spec->n_latent;
-  for (int64_t done = 0; done < n_rows;) {
-    const int64_t now = rows_of_pass(posterior, n_rows - done);
-    AV_TRY(encode(posterior, first_row + done, now));
-    if (spec->simplex) {
-      AV_TRY(simplex_means(posterior, first_row + done, now));
+  const int64_t k = av_vae_layout(posterior->vae)->spec.n_latent;
+  int64_t taken = 0;
+  int64_t begun = 0;
+  while (taken < n_rows) {
+    const int64_t before = begun - taken;
+    if (begun < n_rows) {
+      const int64_t now = rows_of_pass(posterior, n_rows - begun);
+      select_rows(posterior, first_row + begun, now);
+      AV_TRY(av_vae_encode_begin(posterior->vae, posterior->batch, now));
+      begun += now;
     }
-    for (int64_t i = 0; i < now * k; ++i) {
-      out[done * k + i] = (float)posterior->z[i];
+    if (before > 0) {
+      AV_TRY(take_latent(posterior, first_row + taken, before, out + taken * k));
+      taken += before;
     }
-    blank_empty(posterior, first_row + done, now, k, out + done * k);
-    done += now;
   }
   return AV_OK;
 }
@@ -163,7 +184,8 @@ static av_status fill(av_posterior *posterior, int64_t first_row, int64_t n_rows
     const int64_t now = rows_of_pass(posterior, n_rows - done);
     float *rho_now = rho == NULL ? NULL : rho + done * genes;
     float *mu_now = mu == NULL ? NULL : mu + done * genes;
-    AV_TRY(encode(posterior, first_row + done, now));
+    select_rows(posterior, first_row + done, now);
+    AV_TRY(av_vae_encode(posterior->vae, posterior->batch, now, NULL, NULL));
     AV_TRY(decode(posterior, now, rho_now, mu_now));
     if (rho_now != NULL) {
       blank_empty(posterior, first_row + done, now, genes, rho_now);
@@ -206,29 +228,12 @@ static double rho_scale(const av_model_spec *spec) {
   return spec->size_factor ? 0x1p15 : AV_FIXED_ONE;
 }
 
-static av_status add_rows(av_posterior *posterior, int64_t first, int64_t n, float *rho,
-                          sums *total) {
+/* The codes of n cells, the oldest that are being encoded. */
+static av_status add_codes(av_posterior *posterior, int64_t n, sums *total) {
   const av_model_spec *spec = &av_vae_layout(posterior->vae)->spec;
-  const double scale = rho_scale(spec);
-  const double *library = posterior->dataset->library + first;
-  const int threads = posterior->be->threads;
-  AV_TRY(encode(posterior, first, n));
-  AV_TRY(av_vae_decode(posterior->vae, posterior->batch, NULL, rho, NULL));
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (int part = 0; part < threads; ++part) { /* each thread has its genes */
-    const int64_t begin = spec->n_genes * part / threads;
-    const int64_t end = spec->n_genes * (part + 1) / threads;
-    for (int64_t i = 0; i < n; ++i) {
-      for (int64_t g = begin; g < end && library[i] > 0.0; ++g) {
-        av_wide_add(&total->rho[g], scale * (double)rho[i * spec->n_genes + g]);
-      }
-    }
-  }
+  AV_TRY(av_vae_encode_end(posterior->vae, n, posterior->z, NULL));
   for (int64_t i = 0; i < n; ++i) {
     double *z = posterior->z + i * spec->n_latent;
-    if (library[i] <= 0.0) {
-      continue;
-    }
     av_wide_add(total->cells, 1.0);
     if (spec->simplex) {
       av_softmax(spec->n_latent, z);
@@ -241,19 +246,59 @@ static av_status add_rows(av_posterior *posterior, int64_t first, int64_t n, flo
   return AV_OK;
 }
 
-static av_status add_all(av_posterior *posterior, sums *total) {
-  const int64_t genes = av_vae_layout(posterior->vae)->spec.n_genes;
-  float *rho = av_malloc((size_t)(posterior->rows_per_pass * genes), sizeof *rho);
-  AV_TRY_ALLOC(rho);
-  av_status status = AV_OK;
-  for (int64_t first = 0; status == AV_OK && first < posterior->dataset->n_local;
-       first += posterior->rows_per_pass) {
-    const int64_t left = posterior->dataset->n_local - first;
-    status =
-        add_rows(posterior, first,
-                 left < posterior->rows_per_pass ? left : posterior->rows_per_pass, rho, total);
+/* Selects the next cells with counts, from row *next on; returns their number. */
+static int64_t select_filled(const av_posterior *posterior, int64_t *next) {
+  const av_dataset *dataset = posterior->dataset;
+  int64_t n = 0;
+  for (; *next < dataset->n_local && n < posterior->rows_per_pass; ++*next) {
+    if (dataset->library[*next] > 0.0) {
+      posterior->rows[n++] = *next;
+    }
   }
-  free(rho);
+  if (n > 0) {
+    select_listed(posterior, n);
+  }
+  return n;
+}
+
+/* Rho is added up on the backend, in `words`; codes are while the next pass is under way. */
+static av_status add_cells(av_posterior *posterior, av_sum *words, sums *total) {
+  const double scale = rho_scale(&av_vae_layout(posterior->vae)->spec);
+  int64_t next = 0;
+  int64_t before = 0;
+  do {
+    const int64_t now = select_filled(posterior, &next);
+    if (now > 0) {
+      AV_TRY(av_vae_encode_begin(posterior->vae, posterior->batch, now));
+      AV_TRY(av_vae_sum_rho(posterior->vae, posterior->batch, scale, words));
+    }
+    if (before > 0) {
+      AV_TRY(add_codes(posterior, before, total));
+    }
+    before = now;
+  } while (before > 0);
+  return AV_OK;
+}
+
+static av_status add_all(av_posterior *posterior, sums *total) {
+  av_backend *be = posterior->be;
+  const int64_t n = av_vae_layout(posterior->vae)->spec.n_genes;
+  _Static_assert(sizeof(av_wide) == 2 * sizeof(double), "two words a gene");
+  double *read = av_malloc((size_t)(2 * n), sizeof *read);
+  AV_TRY_ALLOC(read);
+  av_sum *words = NULL;
+  av_status status = be->ops->alloc(be, AV_SUM, 2 * n, (void **)&words);
+  if (status == AV_OK) {
+    status = add_cells(posterior, words, total);
+  }
+  if (status == AV_OK) {
+    status = be->ops->read(be, AV_SUM, words, 2 * n, read);
+  }
+  if (status == AV_OK) {
+    memcpy(total->rho, read, (size_t)n * sizeof *total->rho);
+  }
+  be->ops->release(be, words);
+  free(read);
   return status;
 }
 

@@ -27,7 +27,8 @@ static int64_t fold_bytes(const av_layout *layout, const av_design *design, int6
   }
   const av_gene_head *heads[3];
   const int n = heads_of(layout, heads);
-  int64_t bytes = 8 * av_fold_stats_size(design, layout->scale.n_in, layout->scale.n_onehot);
+  /* of a minibatch, and of all when statistics are made of them */
+  int64_t bytes = 2 * 8 * av_fold_stats_size(design, layout->scale.n_in, layout->scale.n_onehot);
   for (int h = 0; h < n; ++h) {
     bytes += spec->n_genes * (heads[h]->n_in + heads[h]->n_onehot + 2) * numbers;
   }
@@ -44,7 +45,7 @@ int64_t av_model_bytes(const av_layout *layout, const av_design *design, int64_t
          rows * real * row;
 }
 
-int64_t av_model_gpu_bytes(const av_layout *layout, const av_design *design, int64_t rows) {
+int64_t av_model_gpu_scratch(const av_layout *layout, const av_design *design, int64_t rows) {
   const av_gene_head *heads[3];
   const av_gpu_scratch scratch = {
       .max_rows = rows,
@@ -55,8 +56,13 @@ int64_t av_model_gpu_bytes(const av_layout *layout, const av_design *design, int
       .n_factors = design->n_factors,
       .n_first = layout->first.n_out,
       .n_first_in = layout->spec.n_genes + design->n_onehot + design->n_continuous};
+  return av_gpu_scratch_bytes(&scratch);
+}
+
+int64_t av_model_gpu_bytes(const av_layout *layout, const av_design *design, int64_t rows) {
   return av_model_bytes(layout, design, rows, sizeof(float), sizeof(float)) +
-         av_gpu_scratch_bytes(&scratch);
+         av_model_gpu_scratch(layout, design, rows) +
+         av_gpu_fetch_bytes(rows, layout->spec.n_genes, layout->spec.n_latent);
 }
 
 /* ---- a GPU ---- */

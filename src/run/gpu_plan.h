@@ -12,7 +12,9 @@
  * of a number, and of a gradient, so many. */
 int64_t av_model_bytes(const av_layout *layout, const av_design *design, int64_t rows, int64_t real,
                        int64_t grad);
-/* The same on a GPU, with the scratch of its operations. */
+/* The most that one operation on a GPU needs beside them; and all of it there, with this and with
+ * results on their way to the host. */
+int64_t av_model_gpu_scratch(const av_layout *layout, const av_design *design, int64_t rows);
 int64_t av_model_gpu_bytes(const av_layout *layout, const av_design *design, int64_t rows);
 
 /* runtime.gpu_memory in bytes; 0: not given. */

@@ -134,12 +134,16 @@ static void plan_ranks(const av_partition *partition, plan *made) {
   }
 }
 
-/* On the host, of minibatches on their way to a GPU that does not hold the counts. */
-static int64_t pinned_bytes(const av_config *config, const av_gpu_need *need) {
+/* On the host, of what is on its way to a GPU that does not hold the counts, and back from it. */
+static int64_t pinned_bytes(const av_config *config, const av_layout *layout, int64_t rows,
+                            const av_gpu_need *need) {
   const int64_t limit = av_gpu_limit(config);
-  const bool streamed = config->runtime.backend == AV_BACKEND_CUDA && limit > 0 &&
-                        av_gpu_size_needed(need, false, 1) > limit;
-  return streamed ? need->staging : 0;
+  if (config->runtime.backend != AV_BACKEND_CUDA) {
+    return 0;
+  }
+  const bool streamed = limit > 0 && av_gpu_size_needed(need, false, 1) > limit;
+  return (streamed ? need->staging : 0) +
+         av_gpu_fetch_bytes(rows, layout->spec.n_genes, layout->spec.n_latent);
 }
 
 static void plan_bytes(const av_config *config, const av_dataset *dataset,
@@ -153,8 +157,8 @@ static void plan_bytes(const av_config *config, const av_dataset *dataset,
   made->counts_bytes = largest.n_nonzero * (largest.gene_bytes + largest.value_bytes) +
                        made->largest_cells * cell_bytes(dataset);
   made->model_bytes = model_bytes(config, layout, &dataset->design, rows);
-  const int64_t slab =
-      made->counts_bytes + made->model_bytes + READ_BUFFERS + pinned_bytes(config, &made->gpu);
+  const int64_t slab = made->counts_bytes + made->model_bytes + READ_BUFFERS +
+                       pinned_bytes(config, layout, rows, &made->gpu);
   made->rank_bytes = larger(slab + av_writer_buffers(true, dataset->n_genes),
                             reading_bytes(dataset) + READ_BUFFERS);
   made->all_bytes =

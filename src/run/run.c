@@ -145,6 +145,7 @@ static av_status load_data(run *r, const av_layout *layout, char **gpu) {
   if (cuda) {
     r->be.gpu.max_rows = av_trainer_rows(&r->config, r->dataset.n_genes, r->dataset.n_local);
     r->be.gpu.need.model = av_model_gpu_bytes(layout, &r->dataset.design, r->be.gpu.max_rows);
+    r->be.gpu.scratch = av_model_gpu_scratch(layout, &r->dataset.design, r->be.gpu.max_rows);
   }
   AV_TRY(av_agree(r->comm, r->be.ops->data_load(&r->be, &r->dataset, &r->data)));
   return cuda ? av_agree(r->comm, av_gpu_plan_report(r->comm, &r->be.gpu, gpu)) : AV_OK;

@@ -4,6 +4,7 @@
 #include "backend/twin.h"
 
 #include "backend/latent.h"
+#include "base/exact.h"
 #include "base/memory.h"
 #include "config/config.h"
 
@@ -149,6 +150,40 @@ static void check_gradients(av_twin *twin, const av_test_kind *kind, arrays *a, 
   same_beside("dpx_r", &a->dpx_r, TOLERANCE, size);
 }
 
+/* Results of products of other sizes may be rounded otherwise. */
+static bool has_products(const av_decode *decode) { return decode->n_in >= 20; }
+
+/* The sums of the rho (n, G) that decode_output gave, on top of what is there: exactly, where no
+ * product is in it. */
+static void check_sums(av_twin *twin, const av_decode *decode, const arrays *a, const float *rho) {
+  const double scale = 0x1p30;
+  const int64_t genes = decode->n_genes;
+  av_backend *be = &twin->be[TESTED];
+  av_pair words = pair_zeros(twin, AV_SUM, 2 * genes);
+  for (int twice = 0; twice < 2; ++twice) {
+    assert_int_equal(be->ops->decode_sums(be, twin->batch[TESTED], decode, a->x.at[TESTED],
+                                          a->l.at[TESTED], scale, words.at[TESTED]),
+                     AV_OK);
+  }
+  double *read = pair_read(&words, TESTED);
+  for (int64_t g = 0; g < genes; ++g) {
+    av_wide expected = {0};
+    av_wide found;
+    for (int64_t i = 0; i < 2 * twin->n; ++i) {
+      av_wide_add(&expected, scale * (double)rho[(i / 2) * genes + g]);
+    }
+    memcpy(&found, read + 2 * g, sizeof found);
+    const double wanted = av_wide_value(&expected);
+    if (has_products(decode)) {
+      assert_true(fabs(av_wide_value(&found) - wanted) <= TOLERANCE * wanted);
+    } else {
+      assert_memory_equal(&found, &expected, sizeof expected);
+    }
+  }
+  free(read);
+  pair_free(&words);
+}
+
 /* The same numbers without gradients, by cell, and rho and mu. */
 static void check_values(av_twin *twin, const av_test_kind *kind, arrays *a) {
   const size_t cells = (size_t)twin->n;
@@ -175,6 +210,7 @@ static void check_values(av_twin *twin, const av_test_kind *kind, arrays *a) {
         AV_OK);
   }
   same_numbers("nll", twin->n, nll + cells, nll, TOLERANCE, 0.0);
+  check_sums(twin, &decode[TESTED], a, out + 2 * TESTED * cells * genes);
   for (int what = 0; what < 2; ++what) {
     for (int t = 0; t < TWINS; ++t) {
       for (size_t i = 0; i < cells * genes; ++i) {
@@ -353,12 +389,74 @@ static void output_without_labels(void **state) {
   twin_close(&twin);
 }
 
+/* Of one of rho and mu the same as of both: to the bit, but for what a product of other sizes
+ * rounds otherwise. */
+static void check_alone(const av_twin *twin, const av_decode *decode, const arrays *a,
+                        const float *both) {
+  av_backend *be = (av_backend *)(uintptr_t)&twin->be[TESTED];
+  const int64_t n = twin->n * decode->n_genes;
+  float *alone = av_calloc((size_t)n, 2 * sizeof *alone);
+  assert_non_null(alone);
+  require(be->ops->decode_output(be, twin->batch[TESTED], decode, a->x.at[TESTED], a->l.at[TESTED],
+                                 alone, NULL));
+  require(be->ops->decode_output(be, twin->batch[TESTED], decode, a->x.at[TESTED], a->l.at[TESTED],
+                                 NULL, alone + n));
+  for (int64_t i = 0; i < 2 * n; ++i) {
+    const double size = has_products(decode) ? TOLERANCE * (double)both[i] : 0.0;
+    assert_true(fabs((double)alone[i] - (double)both[i]) <= size);
+  }
+  free(alone);
+}
+
+/* More cells than are on their way to the host at a time, and other pieces of rho and mu than of
+ * one of them. */
+static void output_in_pieces(void **state) {
+  (void)state;
+  static const av_test_kind kinds_of_pieces[] = {{AV_LIKELIHOOD_NB, GENE, 3, false, false, false},
+                                                 {AV_LIKELIHOOD_NB, GENE, 21, false, true, false}};
+  const twin_shape shape = {
+      .cells = 1200, .genes = 2100, .batches = 1, .rows = 1130, .filled = 5, .threads = 2};
+  const size_t n = (size_t)(shape.rows * shape.genes);
+  av_twin twin;
+  twin_open(&twin, &shape);
+  float *out = av_calloc(n, 2 * TWINS * sizeof *out);
+  double *numbers = av_calloc(n, TWINS * sizeof *numbers);
+  assert_true(out && numbers);
+  for (int k = 0; k < 2; ++k) {
+    source from = {.item = 4000};
+    arrays a = arrays_make(&twin, &kinds_of_pieces[k], &from);
+    for (int t = 0; t < TWINS; ++t) {
+      const av_decode decode = decode_of(&twin, &kinds_of_pieces[k], &a, t, false);
+      av_backend *be = &twin.be[t];
+      float *const rho = out + (size_t)(2 * t) * n;
+      require(
+          be->ops->decode_output(be, twin.batch[t], &decode, a.x.at[t], a.l.at[t], rho, rho + n));
+      if (t == TESTED) {
+        check_alone(&twin, &decode, &a, rho);
+        check_sums(&twin, &decode, &a, rho);
+      }
+    }
+    for (size_t what = 0; what < 2; ++what) {
+      for (size_t i = 0; i < n; ++i) {
+        numbers[i] = (double)out[(2 * REFERENCE + what) * n + i];
+        numbers[n + i] = (double)out[(2 * TESTED + what) * n + i];
+      }
+      same_numbers(what == 0 ? "rho" : "mu", (int64_t)n, numbers + n, numbers, TOLERANCE, 0.0);
+    }
+    arrays_free(&a);
+  }
+  free(out);
+  free(numbers);
+  twin_close(&twin);
+}
+
 int main(int argc, char **argv) {
   if (MPI_Init(&argc, &argv) != MPI_SUCCESS) {
     return 1;
   }
   const struct CMUnitTest tests[] = {cmocka_unit_test(against_reference),
-                                     cmocka_unit_test(output_without_labels)};
+                                     cmocka_unit_test(output_without_labels),
+                                     cmocka_unit_test(output_in_pieces)};
   const int failed = cmocka_run_group_tests(tests, NULL, NULL);
   MPI_Finalize();
   return failed;

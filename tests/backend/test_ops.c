@@ -31,6 +31,54 @@ static void check_memory(av_twin *twin) {
   pair_free(&values);
 }
 
+/* More rounds than backends have room for reads under way, of other lengths each. */
+static void check_reads(av_twin *twin) {
+  enum { LONGEST = 3000, ROUNDS = 9 };
+  source from = {.item = 12};
+  av_backend *be = &twin->be[TESTED];
+  static const av_kind kinds[ROUNDS] = {AV_REAL, AV_SUM,  AV_REAL, AV_REAL, AV_SUM,
+                                        AV_GRAD, AV_REAL, AV_SUM,  AV_REAL};
+  int64_t n[ROUNDS];
+  double *expected[ROUNDS];
+  double *read = av_calloc(LONGEST, sizeof *read);
+  assert_non_null(read);
+  for (int round = 0; round < ROUNDS; ++round) {
+    n[round] = 1 + (round * 1234567) % LONGEST;
+    av_pair array = pair_normals(twin, kinds[round], n[round], &from, 0, 1);
+    expected[round] = pair_read(&array, TESTED);
+    require(be->ops->read_begin(be, kinds[round], array.at[TESTED], n[round]));
+    be->ops->zero(be, kinds[round], array.at[TESTED], n[round]); /* too late to be seen */
+    pair_free(&array);
+    const int oldest = round - (AV_READS - 1);
+    if (oldest >= 0) {
+      require(be->ops->read_end(be, kinds[oldest], n[oldest], read));
+      assert_memory_equal(read, expected[oldest], (size_t)n[oldest] * sizeof *read);
+    }
+  }
+  for (int left = ROUNDS - AV_READS + 1; left < ROUNDS; ++left) {
+    require(be->ops->read_end(be, kinds[left], n[left], read));
+    assert_memory_equal(read, expected[left], (size_t)n[left] * sizeof *read);
+  }
+  assert_int_equal(be->ops->read_end(be, AV_REAL, 1, read), AV_BUG);
+  av_error_clear();
+  for (int round = 0; round < ROUNDS; ++round) {
+    free(expected[round]);
+  }
+  free(read);
+}
+
+/* One more than a block of threads has, and none. */
+static void check_add(av_twin *twin) {
+  source from = {.item = 13};
+  av_pair sums = pair_normals(twin, AV_SUM, 257, &from, 0, 1);
+  av_pair more = pair_normals(twin, AV_SUM, 257, &from, 0, 1e-3);
+  BOTH(twin, add(be, 257, sums.at[t], more.at[t]));
+  BOTH(twin, add(be, 0, sums.at[t], more.at[t]));
+  same("sums", &sums, 0);
+  pair_free(&sums);
+  pair_free(&more);
+}
+
 static void check_sparse_size(av_twin *twin, int64_t n, bool log1p_input, bool covariates) {
   const av_design *design = &twin->dataset.design;
   const int64_t extra = covariates ? design->n_continuous + design->n_onehot : 0;
@@ -414,6 +462,14 @@ static void memory(void **state) {
   (void)state;
   on_all_shapes(check_memory);
 }
+static void reads(void **state) {
+  (void)state;
+  on_all_shapes(check_reads);
+}
+static void add(void **state) {
+  (void)state;
+  on_all_shapes(check_add);
+}
 static void sparse(void **state) {
   (void)state;
   on_all_shapes(check_sparse);
@@ -443,10 +499,10 @@ int main(int argc, char **argv) {
   if (MPI_Init(&argc, &argv) != MPI_SUCCESS) {
     return 1;
   }
-  const struct CMUnitTest tests[] = {cmocka_unit_test(memory),   cmocka_unit_test(sparse),
-                                     cmocka_unit_test(linear),   cmocka_unit_test(norm),
-                                     cmocka_unit_test(latent),   cmocka_unit_test(adam),
-                                     cmocka_unit_test(nan_stays)};
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(memory), cmocka_unit_test(reads),  cmocka_unit_test(add),
+      cmocka_unit_test(sparse), cmocka_unit_test(linear), cmocka_unit_test(norm),
+      cmocka_unit_test(latent), cmocka_unit_test(adam),   cmocka_unit_test(nan_stays)};
   const int failed = cmocka_run_group_tests(tests, NULL, NULL);
   MPI_Finalize();
   return failed;

@@ -187,15 +187,104 @@ static void test_encoding(void **state) {
   assert_true(means[0][STEPS - 1][0] != 0.0);
 }
 
+/* From the second minibatch on all is played; the epoch is sent but once. */
+static void check_statistics(int64_t queued, bool played) {
+#ifdef AV_EMULATED
+  assert_true(played ? queued == 0 : queued > 1);
+#else
+  (void)queued, (void)played;
+#endif
+}
+
+/* Statistics of all cells in place of running ones, layer by layer. */
+static void recompute(rig *r, bool keeps) {
+  int64_t cells[CELLS];
+  for (int64_t layer = 0; layer < av_vae_norm_layers(r->vae); ++layer) {
+    av_batch *batch = NULL;
+    assert_int_equal(r->be.ops->batch_create(&r->be, r->data, CELLS, &batch), AV_OK);
+    assert_int_equal(av_vae_norm_begin(r->vae, layer), AV_OK);
+    for (int64_t step = 0; step < STEPS; ++step) {
+      const int64_t n = pick(step, cells);
+      const int64_t before = kernels_queued();
+      r->be.ops->batch_select(&r->be, batch, n, cells);
+      av_vae_norm_pass(r->vae, layer, batch, n, draw_of(0));
+      check_statistics(kernels_queued() - before, keeps && step > 0);
+    }
+    assert_int_equal(av_vae_norm_finish(r->vae, layer), AV_OK);
+    r->be.ops->batch_free(&r->be, batch);
+  }
+}
+
+/* Kept passes leave the bits of those that are queued. */
+static void test_statistics(void **state) {
+  (void)state;
+  int64_t n = 0;
+  int64_t layers = 0;
+  const rig_case *cases = rig_cases(&n);
+  for (int64_t i = 0; i < 2 * n; ++i) {
+    if (!rig_case_has(&cases[i / 2], i % 2 == 1)) {
+      continue;
+    }
+    memset(&plain, 0, sizeof plain);
+    memset(&kept, 0, sizeof kept);
+    for (int keeps = 0; keeps < 2; ++keeps) {
+      const rig_kind kind = kind_of(keeps == 1);
+      double *values = keeps == 1 ? kept.values : plain.values;
+      rig r;
+      rig_open_with(&r, &kind, &comm, rig_case_spec(&cases[i / 2], i % 2 == 1),
+                    &cases[i / 2].extras, CELLS);
+      recompute(&r, keeps == 1);
+      layers += av_vae_norm_layers(r.vae);
+      assert_int_equal(av_vae_get_values(r.vae, values, values + r.layout->n_params), AV_OK);
+      rig_close(&r);
+    }
+    check_same(&kept, &plain);
+  }
+  assert_true(layers > 20);
+}
+
+/* Codes that are taken while the next minibatches are under way. */
+static void test_encoding_ahead(void **state) {
+  (void)state;
+  const av_model_spec spec = rig_spec(true, AV_LIKELIHOOD_NB, AV_DISPERSION_GENE, false, 1, 1);
+  const toy_extras none = {.levels = {0}};
+  const rig_kind kind = kind_of(true);
+  double at_once[STEPS][2][CELLS * 10];
+  double ahead[STEPS][2][CELLS * 10];
+  int64_t cells[CELLS];
+  rig r;
+  memset(at_once, 0, sizeof at_once);
+  memset(ahead, 0, sizeof ahead);
+  rig_open_with(&r, &kind, &comm, spec, &none, CELLS);
+  for (int64_t step = 0; step < STEPS; ++step) {
+    const int64_t n = pick(step, cells);
+    rig_select(&r, n, cells);
+    assert_int_equal(av_vae_encode(r.vae, r.batch, n, at_once[step][0], at_once[step][1]), AV_OK);
+  }
+  for (int64_t step = 0; step <= STEPS; ++step) {
+    if (step < STEPS) {
+      const int64_t n = pick(step, cells);
+      rig_select(&r, n, cells);
+      assert_int_equal(av_vae_encode_begin(r.vae, r.batch, n), AV_OK);
+    }
+    if (step > 0) {
+      double(*to)[CELLS * 10] = ahead[step - 1];
+      assert_int_equal(av_vae_encode_end(r.vae, pick(step - 1, cells), to[0], to[1]), AV_OK);
+    }
+  }
+  rig_close(&r);
+  assert_memory_equal(at_once, ahead, sizeof at_once);
+}
+
 int main(int argc, char **argv) {
   if (av_comm_create(&comm, &argc, &argv) != AV_OK) {
     return 1;
   }
   need_gpu();
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_models),
-      cmocka_unit_test(test_alone),
-      cmocka_unit_test(test_encoding),
+      cmocka_unit_test(test_models),     cmocka_unit_test(test_alone),
+      cmocka_unit_test(test_encoding),   cmocka_unit_test(test_encoding_ahead),
+      cmocka_unit_test(test_statistics),
   };
   const int failed = cmocka_run_group_tests(tests, NULL, NULL);
   av_comm_free(&comm);

@@ -369,18 +369,27 @@ static void scratch_is_planned(void **state) {
     arrays a;
     const twin_shape shape = {.cells = of.cells, .genes = of.genes, .batches = 1, .filled = 1};
     make_dataset(&dataset, &shape, 1);
-    open_way(&be, &comm, RESIDENT, of.rows);
-    require(be.ops->data_load(&be, &dataset, &data));
-    require(be.ops->batch_create(&be, data, of.rows, &batch));
-    make_arrays(&be, &of, of.genes + 1, &a);
-    step(&be, batch, &of, &a);
     const av_gpu_scratch plan = {.max_rows = of.rows,
                                  .n_genes = of.genes,
                                  .n_heads = 1,
                                  .n_in = INPUTS,
                                  .n_first = WIDTH,
                                  .n_first_in = of.genes + 1};
-    assert_true((int64_t)av_gpu_of(&be)->work_bytes <= av_gpu_scratch_bytes(&plan));
+    open_way(&be, &comm, RESIDENT, of.rows);
+    require(be.ops->data_load(&be, &dataset, &data));
+    require(be.ops->batch_create(&be, data, of.rows, &batch));
+    make_arrays(&be, &of, of.genes + 1, &a);
+    for (int known = 0; known < 2; ++known) { /* in steps; then as planned, in one */
+      be.gpu.scratch = known == 1 ? av_gpu_scratch_bytes(&plan) : 0;
+      step(&be, batch, &of, &a);
+      assert_true((int64_t)av_gpu_of(&be)->work_bytes <= av_gpu_scratch_bytes(&plan));
+      if (known == 0) {
+        assert_int_equal(cudaFree(av_gpu_of(&be)->work), cudaSuccess);
+        av_gpu_of(&be)->work = NULL;
+        av_gpu_of(&be)->work_bytes = 0;
+      }
+    }
+    assert_int_equal(av_gpu_of(&be)->work_bytes, av_gpu_scratch_bytes(&plan));
     be.ops->batch_free(&be, batch);
     be.ops->data_free(&be, data);
     free_arrays(&be, &a);

@@ -118,6 +118,15 @@ static void cpu_zero(av_backend *be, av_kind kind, void *array, int64_t n) {
   }
 }
 
+static void cpu_add(av_backend *be, int64_t n, av_sum *sums, const av_sum *more) {
+  double *to = av_doubles(sums);
+  const double *from = av_const_doubles(more);
+#pragma omp parallel for schedule(static) num_threads(be->threads)
+  for (int64_t i = 0; i < n; ++i) {
+    to[i] += from[i];
+  }
+}
+
 void av_pack_panels(const av_backend *be, int64_t depth, int64_t n, const float *w, float *packed) {
 #pragma omp parallel for schedule(static) num_threads(be->threads)
   for (int part = 0; part < be->threads; ++part) {
@@ -135,7 +144,10 @@ const av_backend_ops av_backend_cpu = {.name = "cpu",
                                        .release = cpu_release,
                                        .write = cpu_write,
                                        .read = cpu_read,
+                                       .read_begin = av_backend_read_begin,
+                                       .read_end = av_backend_read_end,
                                        .zero = cpu_zero,
+                                       .add = cpu_add,
                                        .pass_begin = av_backend_no_pass_begin,
                                        .pass_end = av_backend_no_pass_end,
                                        AV_TABLE_OPERATIONS(av_cpu_)};

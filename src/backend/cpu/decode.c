@@ -331,3 +331,8 @@ av_status av_cpu_decode_output(av_backend *be, const av_batch *batch, const av_d
   }
   return AV_OK;
 }
+
+av_status av_cpu_decode_sums(av_backend *be, const av_batch *batch, const av_decode *decode,
+                             const av_real *x, const av_real *l, double scale, av_sum *sums) {
+  return av_backend_sum_rho(be, batch, batch->n, decode, x, l, scale, sums);
+}

@@ -247,3 +247,8 @@ av_status ref_decode_output(av_backend *be, const av_batch *batch, const av_deco
   free(cell.counts);
   return AV_OK;
 }
+
+av_status ref_decode_sums(av_backend *be, const av_batch *batch, const av_decode *decode,
+                          const av_real *x, const av_real *l, double scale, av_sum *sums) {
+  return av_backend_sum_rho(be, batch, batch->n, decode, x, l, scale, sums);
+}

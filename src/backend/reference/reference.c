@@ -59,6 +59,15 @@ static void ref_zero(av_backend *be, av_kind kind, void *array, int64_t n) {
   memset(array, 0, (size_t)n * sizeof(double));
 }
 
+static void ref_add(av_backend *be, int64_t n, av_sum *sums, const av_sum *more) {
+  (void)be;
+  double *to = (void *)sums;
+  const double *from = (const void *)more;
+  for (int64_t i = 0; i < n; ++i) {
+    to[i] += from[i];
+  }
+}
+
 av_status ref_data_load(av_backend *be, const av_dataset *dataset, av_data **data) {
   (void)be;
   av_data *made = av_calloc(1, sizeof *made);
@@ -180,7 +189,10 @@ const av_backend_ops av_backend_reference = {.name = "reference",
                                              .release = ref_release,
                                              .write = ref_write,
                                              .read = ref_read,
+                                             .read_begin = av_backend_read_begin,
+                                             .read_end = av_backend_read_end,
                                              .zero = ref_zero,
+                                             .add = ref_add,
                                              .pass_begin = av_backend_no_pass_begin,
                                              .pass_end = av_backend_no_pass_end,
                                              AV_TABLE_OPERATIONS(ref_)};

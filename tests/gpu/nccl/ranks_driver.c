@@ -9,6 +9,7 @@
  *   early    NCCL meets an error before anybody waits
  *   left     it leaves without the last sum; so do all others, without waiting for it
  *   stuck    the same, and ncclCommAbort returns nowhere
+ *   freeing  it never calls the sum by shares that the others have under way when they free memory
  *   none     nothing
  * Ends with 0 only where nothing goes wrong, or only in the end. */
 #include "cuda_host.h"
@@ -46,7 +47,16 @@ static av_status use(rig *r, void *array, bool wrong) {
   if (wrong && is("late")) {
     sleep(600);
   }
+  if (is("freeing")) {
+    AV_TRY(av_gpu_wait(&r->be, "a sum that all have called"));
+  }
+  if (wrong && is("freeing")) {
+    sleep(600);
+  }
   av_gpu_share_begin(&r->be, AV_SUM, array, N);
+  if (is("freeing")) { /* the main stream is idle soon, the other is not */
+    av_gpu_settle(&r->be, "arrays, to be freed");
+  }
   av_gpu_share_end(&r->be);
   if (wrong && is("gpu")) {
     cuda_host_broken = cudaErrorIllegalAddress;

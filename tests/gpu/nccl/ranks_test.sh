@@ -37,6 +37,7 @@ check none 0 10 '^$'
 check absent 74 15 "^atlasvi: error: rank [0-9]+, starting NCCL: $timed"
 check start 74 10 '^atlasvi: error: rank R, starting NCCL: NCCL: unhandled system error \('
 check late 74 15 "^atlasvi: error: rank [0-9]+, losses of an epoch: $timed"
+once 3 2 freeing 74 15 "^atlasvi: error: rank [0-9]+, arrays, to be freed: $timed"
 remote='remote process exited or there was a network error: made to fail by the test; NCCL_DEBUG=INFO tells more, \[runtime\] gpu_sums = mpi does without NCCL$'
 check error 74 10 "^atlasvi: error: rank R, losses of an epoch: NCCL: $remote"
 check mute 74 20 "^atlasvi: error: rank R, losses of an epoch: NCCL: $remote"
