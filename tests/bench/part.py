@@ -13,6 +13,7 @@ PLACES = {"atlasvi": "src/atlasvi", "phases": "tests/bench/bench_phases",
           "machine": "tests/bench/bench_machine", "reader": "tests/bench/bench_read",
           "comm": "tests/bench/bench_comm",
           "roofline": "tests/gpu/roofline/gpu_roofline",
+          "played": "tests/gpu/roofline/gpu_roofline_played",
           "list": "tests/gpu/roofline/gpu_roofline_list"}
 
 

@@ -34,7 +34,8 @@ def speed(record):
                      spread(pairs, lambda v: "%.1f" % v),
                      gigabytes(s["theirs"] and s["theirs"]["peak_bytes"]),
                      gigabytes(s["ours"]["peak_bytes"]), "%.1f - %.1f" % tuple(s["load"])])
-    return ["## Training speed, cells/s", "", "Median (least - most) of the rounds. Peak memory: "
+    return ["## Training speed, cells/s", "", "Measured, both programs on the same cores of a CPU. Median "
+            "(least - most) of the rounds. Peak memory: "
             "VmHWM. Load: of the machine, before the runs.", ""] + table(
         ["model", "scvi-tools", "atlasvi", "ratio of medians", "ratio of pairs", "peak scvi-tools",
          "peak atlasvi", "load"], rows)

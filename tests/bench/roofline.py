@@ -1,15 +1,19 @@
 #!/usr/bin/env python3
-"""What a training step moves and computes on a GPU, and the least time that takes on an H100.
+"""What a training step moves, computes and issues on a GPU, and the time that takes on an H100: the
+least there is, and what is expected.
 
-  cmake --build build/release --target gpu_roofline
+  cmake --build build/release --target gpu_roofline     (needs nvcc)
   tests/bench/roofline.py --build build/release --out tests/bench
                                  writes roofline.json and roofline.md there, in some minutes
+  tests/bench/roofline.py --table tests/bench/roofline.json
+                                 only: its table, after host.json beside it was made anew (host.py)
   tests/bench/roofline.py --list build/release/tests/gpu/roofline/gpu_roofline_list --of FILE.json
                                  only: do the steps still launch what the record has?
 
 Nothing is measured on a GPU. Whole steps of the model run on the emulated device of the tests
 (tests/gpu/emulation), where every launch, and every access and operation of the kernels' own code,
-is counted (tests/gpu/roofline/count.h). roofline_model.py makes times of the counts.
+is counted (tests/gpu/roofline/count.h); then again as nvcc and ptxas compile them, for the machine
+instructions that warps issue (tests/gpu/roofline/played.h). roofline_model.py makes times of both.
 """
 import concurrent.futures
 import json
@@ -23,8 +27,10 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import part
 from programs import Failed
 from roofline_counts import counted, run
-from roofline_model import markdown, plain
+from roofline_model import plain
+from roofline_table import markdown
 
+HERE = os.path.dirname(os.path.abspath(__file__))
 GENES = {2000: 7.0, 10000: 1.9}  # and the percentage of counts that are not 0
 MINIBATCHES = [128, 1024, 4096, 16384]
 NAMES = ["LDVAE-NB", "scVI-NB", "scVI-ZINB"]
@@ -45,7 +51,7 @@ def is_counted(options, minibatch, genes):
 
 def count_steps(options, wanted):
     """{case: facts and launches}, the largest first."""
-    one = counted(options.roofline)
+    one = counted(options.roofline, options.played)
     found = {}
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         waiting = {case: pool.submit(one, *case, GENES[case[3]])
@@ -122,12 +128,35 @@ def check_lists(options):
     print("%d steps launch what %s has" % (len(cases_then), options.of))
 
 
+def write_table(path, host):
+    """FILE.md of FILE.json."""
+    with open(path) as file:
+        text = text_with(host)(json.load(file))
+    path = os.path.splitext(path)[0] + ".md"
+    with open(path, "w") as file:
+        file.write(text)
+    print(path)
+    return 0
+
+
+def text_with(host):
+    """The table of a record, beside scvi-tools by the record of host.py, if there is one."""
+    of_host = None
+    if os.path.exists(host):
+        with open(host) as file:
+            of_host = json.load(file)
+    return part.headed(lambda record: markdown(record, of_host))
+
+
 def parse():
-    parser = part.parser_of(__doc__, ["roofline", "list"],
+    parser = part.parser_of(__doc__, ["roofline", "played", "list"],
                             without=("--mpirun", "--scvi-python", "--threads", "--ranks", "--cpus",
                                      "--set", "--rounds", "--work", "--short"))
     add = parser.add_argument
     add("--of", metavar="FILE.json", help="with --list: a record to compare with")
+    add("--table", metavar="FILE.json", help="only: its table")
+    add("--host", metavar="FILE.json", default=os.path.join(HERE, "host.json"),
+        help="the record of host.py (that beside this program)")
     add("--jobs", type=part.positive, default=2, help="steps that are counted at a time")
     add("--most", type=part.positive, default=12000000,
         help="cells x genes of a step that is counted; larger ones are extrapolated")
@@ -136,19 +165,16 @@ def parse():
 
 def main(options):
     if options.check:
-        return part.check(options.check, "roofline", part.headed(markdown))
+        return part.check(options.check, "roofline", text_with(options.host),
+                          "run tests/bench/roofline.py --out FOLDER, or only --table FILE.json")
+    if options.table:
+        return write_table(options.table, options.host)
     if options.of:
         options.list = os.path.abspath(options.list)
         return check_lists(options)
     part.settle(options)
     save(options, measure(options))
-    path = os.path.join(options.out, "roofline.md")
-    with open(os.path.join(options.out, "roofline.json")) as file:
-        text = part.headed(markdown)(json.load(file))
-    with open(path, "w") as file:
-        file.write(text)
-    print(path)
-    return 0
+    return write_table(os.path.join(options.out, "roofline.json"), options.host)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""What the emulated device does in a training step: launches, bytes, operations."""
+"""What the emulated device does in a training step: launches, bytes, operations, instructions."""
 import json
 import os
 import re
 import subprocess
 
 from programs import MODELS, Failed
-from roofline_model import FUNCTIONS
+from roofline_model import COUNTS, FUNCTIONS
 
 
 def run(program, model, batches, minibatch, genes, percent):
@@ -19,6 +19,8 @@ def run(program, model, batches, minibatch, genes, percent):
         raise Failed("%s\nexit status %d\n%s" % (" ".join(argv), done.returncode,
                                                  done.stderr.decode("utf-8", "replace")[-4000:]))
     facts, *launches = [json.loads(line) for line in done.stdout.decode().splitlines()]
+    if launches and "results" in launches[-1]:
+        facts.update(launches.pop())
     return facts, launches
 
 
@@ -82,13 +84,38 @@ def operations(table, visits):
     return total
 
 
-def counted(program):
-    """run(), with operations in the place of visits."""
+def same(one, other):
+    """Of two compilers: to rounding, which the second step has taken along."""
+    return all(abs(a - b) <= 1e-5 * abs(a) for a, b in zip(one, other))
+
+
+def add_issue(launches, played, facts, its_facts):
+    """To each launch of a kernel: "issue", instructions of warps from below, likely, from above, the
+    most of one warp, requests; "holds", registers of a thread and static bytes of a block."""
+    kernels = [launch for launch in launches if "kernel" in launch]
+    names = lambda found: [(k["kernel"], k["grid"], k["block"], k["room"]) for k in found]
+    if names(kernels) != names(played):
+        raise Failed("the kernels as nvcc compiled them are launched otherwise: build both anew")
+    if not same(facts["results"], its_facts["results"]):
+        raise Failed("the kernels as nvcc compiled them compute %s, not %s" % (
+            its_facts["results"], facts["results"]))
+    for launch, its in zip(kernels, played):
+        launch["issue"] = its["issued"] + [its["longest"], its["requests"]]
+        launch["holds"] = [its["registers"], its["static"]]
+    for launch in launches:
+        launch.setdefault("issue", [0] * COUNTS["issue"])
+
+
+def counted(program, played):
+    """run(), with operations in the place of visits, and what the machine code issues."""
     table = operations_by_block(program)
 
     def one(*case):
         facts, launches = run(program, *case)
+        its_facts, its = run(played, *case)
         for launch in launches:
             launch["operations"] = operations(table, launch.pop("visits", {}))
+        add_issue(launches, its, facts, its_facts)
+        facts.pop("results")
         return facts, launches
     return one

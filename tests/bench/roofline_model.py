@@ -1,11 +1,11 @@
-"""The least time of what roofline_counts.py counts, on an H100, and the tables.
+"""Times of what roofline_counts.py counts, on an H100. Tables: roofline_table.py.
 
-Every rate is the most that the chip can do by its specification, or an assumption that is named as
-such: times are bounds from below, but for the time from one launch to the next, which is assumed."""
+The least: every rate is the most that the chip can do by its specification, or an assumption that is
+named as such: bounds from below, but for the time from one launch to the next, which is assumed. The
+expected: machine instructions at rates that are assumptions throughout."""
 import re
 
 from programs import Failed
-from report import table, whole
 
 SMS = 132            # multiprocessors of an H100 SXM: NVIDIA H100 architecture white paper
 CLOCK = 1.7e9        # assumption: cycles a second when all work; the white paper's boost is higher
@@ -22,6 +22,15 @@ SINGLE, DOUBLE, SPECIAL, SHUFFLES = 128, 64, 16, 32
 # Assumption: cuBLAS cuts a product into tiles of 64 x 64, and k into pieces of 256.
 PRODUCT_TILE, PRODUCT_DEPTH = 64, 256
 FLOORS = (2e-6, 4e-6)  # assumption: from the start of a launch in a CUDA graph to the next one's
+# What is expected. Assumptions: (the share of each rate above, and of the instructions that schedulers
+# can issue, that kernels reach; instructions a cycle of a warp that waits for its own results alone:
+# 4 to 5 cycles each in arithmetic, by published microbenchmarks). Likely, and from above of times.
+REACHED, SLOW = (0.65, 0.2), (0.45, 0.12)
+SCHEDULERS, WARP = 4, 32  # of a multiprocessor, each one instruction of a warp a cycle: white paper
+# What blocks of one multiprocessor share, compute capability 9.0: CUDA programming guide.
+REGISTERS, SHARED, WARPS, BLOCKS, BLOCK_SHARED = 65536, 228 * 1024, 64, 32, 1024
+REQUESTS = 1              # a cycle and multiprocessor: warps' loads, stores and shuffles, by the same
+LEAST, LIKELY, MOST, LONGEST, ASKED = range(5)  # of a launch's "issue"
 CELLS = 1000000
 
 # What an operation takes: (float32, float64, special) instructions. Of functions: the instructions
@@ -32,11 +41,10 @@ FUNCTIONS = {"single": (1, 0, 0), "fused": (1, 0, 0), "double": (0, 1, 0), "shuf
              "log1pf": (24, 0, 1), "expm1f": (26, 0, 1), "lgammaf": (100, 0, 2),
              "div": (0, 10, 1), "sqrt": (0, 10, 1), "exp": (4, 17, 0), "log": (6, 30, 1),
              "log1p": (6, 55, 2), "lgamma": (0, 150, 2), "sincos": (6, 40, 0), "sincosf": (40, 0, 0)}
-TARGETS = {("LDVAE-NB", 128): 1.0, ("LDVAE-NB", 4096): 0.15, ("scVI-NB", 128): 1.5,
-           ("scVI-NB", 4096): 0.3, ("scVI-ZINB", 128): 1.5, ("scVI-ZINB", 4096): 0.3}
 SECTOR = 32
 KINDS = ("product", "memset", "to device", "to host", "copy")  # besides kernels
-COUNTS = ("bytes", "shared", "by_blocks", "sectors", "memory")  # each of loads and of stores
+# Counts of a launch, each so many numbers; the first five: of loads and of stores.
+COUNTS = {"bytes": 2, "shared": 2, "by_blocks": 2, "sectors": 2, "memory": 2, "issue": 5}
 
 
 def instructions(launch):
@@ -94,6 +102,44 @@ def level1_seconds(launch):
     return sum(launch["bytes"] + launch["shared"]) / (L1 * CLOCK * min(SMS, blocks_of(launch)))
 
 
+def warps_of(launch):
+    """Of a block; of a scheduler, of all blocks that a multiprocessor has at a time."""
+    registers, static = launch["holds"]
+    warps = -(-launch["block"][0] * launch["block"][1] * launch["block"][2] // WARP)
+    room = min(REGISTERS // (-(-registers // 8) * 8 * WARP * warps), WARPS // warps, BLOCKS,
+               SHARED // (static + launch["room"] + BLOCK_SHARED))
+    return warps, warps * min(room, -(-blocks_of(launch) // SMS)) / SCHEDULERS
+
+
+def issue_seconds(launch, which=LIKELY, rates=REACHED):
+    """Of a kernel: of the multiprocessor with most blocks, or of the longest warp."""
+    issue, (reached, alone) = launch["issue"], rates
+    most = -(-blocks_of(launch) // SMS) / blocks_of(launch)  # the share of one
+    rate = SCHEDULERS * min(reached, alone * warps_of(launch)[1])
+    return max(issue[which] * most / rate, issue[ASKED] * most / (REQUESTS * reached),
+               issue[LONGEST] / alone) / CLOCK
+
+
+def expected(launch, floor, which=LIKELY, rates=REACHED):
+    """As if nothing of a launch ran beside the launch itself."""
+    found = max(limits(launch).values()) / rates[0]
+    return floor + max(found, issue_seconds(launch, which, rates) if "kernel" in launch else 0.0)
+
+
+def expected_step(case, floor, which=LIKELY, rates=REACHED):
+    return sum(expected(launch, floor, which, rates) for launch in case["launches"])
+
+
+def steps_of(case):
+    return -(-CELLS // case["minibatch"])
+
+
+def expected_epochs(case):
+    """(from below, expected, from above)"""
+    return [steps_of(case) * expected_step(case, *how) for how in (
+        (FLOORS[0], LEAST), (FLOORS[0], LIKELY), (FLOORS[1], MOST, SLOW))]
+
+
 def seconds(launch, floor, precision=FLOAT32):
     return max(floor, *limits(launch, precision).values())
 
@@ -103,7 +149,7 @@ def step(case, floor, precision=FLOAT32):
 
 
 def epoch(case, floor, precision=FLOAT32):
-    return step(case, floor, precision) * -(-CELLS // case["minibatch"])
+    return step(case, floor, precision) * steps_of(case)
 
 
 def name_of(launch):
@@ -118,7 +164,7 @@ def name_of(launch):
 
 def plain(launch):
     """What was launched, without what was counted."""
-    return {k: v for k, v in launch.items() if k not in COUNTS and k != "operations"}
+    return {k: v for k, v in launch.items() if k not in (*COUNTS, "operations", "holds")}
 
 
 def name_without_sizes(launch):
@@ -136,8 +182,8 @@ def by_name(launches):
 
 def added(launches):
     """Counts of all of them together."""
-    sums = {name: [sum(launch[name][i] for launch in launches) for i in range(2)]
-            for name in COUNTS}
+    sums = {name: [sum(launch[name][i] for launch in launches) for i in range(n)]
+            for name, n in COUNTS.items()}
     operations = {}
     for launch in launches:
         for name, n in launch["operations"].items():
@@ -154,9 +200,10 @@ def between_steps(minibatch, small, low, large, high, among=1):
     """Counts (or None: there were none) of minibatches of two sizes, drawn on to a third. What only
     the large one has is taken as proportional."""
     if low is None:
-        small, low = 0, {**{name: [0, 0] for name in COUNTS}, "operations": {}}
+        small, low = 0, {**{name: [0] * n for name, n in COUNTS.items()}, "operations": {}}
     line = lambda a, b: along(minibatch, small, a, large, b, among)
-    found = {name: [line(low[name][i], high[name][i]) for i in range(2)] for name in COUNTS}
+    found = {name: [line(low[name][i], high[name][i]) for i in range(n)]
+             for name, n in COUNTS.items()}
     found["operations"] = {name: line(low["operations"].get(name, 0), n)
                            for name, n in high["operations"].items()}
     return found
@@ -180,164 +227,10 @@ def extrapolated(minibatch, launches, small, large):
         else:
             before = added(low[name]) if name in low else None
             counts = between_steps(minibatch, small[0], before, large[0], added(high[name]), n)
+        if "holds" in high[name][0]:
+            counts["holds"] = high[name][min(at, len(high[name]) - 1)]["holds"]
         found.append({**launch, **counts})
     return found
-
-
-# --- tables -------------------------------------------------------------------------------------
-
-MEGA = lambda n: "%.1f" % (n / 1e6)
-MICRO = lambda s: "%.1f" % (s * 1e6)
-TOLD = ("bytes", "sectors", "memory")
-
-
-def method(record):
-    shares = ", ".join("%s genes with %s %% of the counts not 0" % (whole(int(g)), p)
-                       for g, p in record["percent"].items())
-    return [
-        "## How it is worked out", "",
-        "**Nothing here was measured on a GPU.** Launches, bytes and operations are counted from the "
-        "kernels' own code on the emulated device of the tests (tests/gpu/roofline/count.h), in the "
-        "second step of a model with default settings on drawn counts: %s. Times are what an H100 "
-        "SXM needs at least for that by its published rates (tests/bench/roofline_model.py has them "
-        "all, with sources): for each launch the longest of what follows, and no less than the "
-        "assumed %s us from one launch of a CUDA graph to the next; then summed." % (
-            shares, MICRO(FLOORS[0])), "",
-        "- memory: sectors of 32 bytes that the 50 MB second-level cache does not hold since "
-        "earlier launches, %.2f TB/s;" % (HBM / 1e12),
-        "- L2: sectors that differ within a block, summed over blocks, %.1f TB/s (assumed); products "
-        "are cut into tiles of %d x %d, and those into pieces of %d to sum over (assumed);" % (
-            L2 / 1e12, PRODUCT_TILE, PRODUCT_TILE, PRODUCT_DEPTH),
-        "- float32, float64, special functions, shuffles: %d, %d, %d, %d a cycle and multiprocessor; "
-        "float32 counts all four, which are issued one after the other;" % (
-            SINGLE, DOUBLE, SPECIAL, SHUFFLES),
-        "- FLOP, of products: %.0f TFLOP/s in float32 (%.0f in tf32);" % (FLOAT32 / 1e12,
-                                                                          TF32 / 1e12),
-        "- all but memory of as many multiprocessors as there are blocks, of %d, at %.1f GHz "
-        "(assumed)." % (SMS, CLOCK / 1e9), "",
-        "Not in it: waits for memory and barriers within a block, warps that diverge, addresses, "
-        "integers and random numbers, what a second wave of blocks leaves idle, the host. Kernels "
-        "that wait rather than work take longer than the least time: the second figure of an epoch, "
-        "with %s us a launch, says how much hangs on that." % MICRO(FLOORS[1]), ""] + told(record)
-
-
-def told(record):
-    """How far lines through smaller steps miss a counted one."""
-    found = {(c["model"], c["batches"], c["genes"], c["minibatch"]): c for c in record["cases"]
-             if c["counted"]}
-    rows = []
-    for (model, batches, genes, minibatch), case in sorted(found.items()):
-        smaller = sorted(k for k in found if k[:3] == (model, batches, genes) and k[3] < minibatch)
-        if len(smaller) < 2:
-            continue
-        guess = {"launches": extrapolated(minibatch, case["launches"], *[
-            (k[3], found[k]["launches"]) for k in smaller[-2:]])}
-        total = lambda of, name: sum(sum(launch[name]) for launch in of["launches"])
-        rows.append([model, whole(minibatch), whole(genes)] + [
-            "%.2f" % (total(guess, name) / total(case, name)) for name in TOLD] + [
-            "%.2f" % (step(guess, FLOORS[0]) / step(case, FLOORS[0]))])
-    return ["Counts of steps marked ~ lie on lines through those of the two largest minibatches that "
-            "were counted, launch by launch; the launches themselves are listed for every step. Such "
-            "lines through the smaller steps, over what was counted:", ""] + table(
-        ["model", "minibatch", "genes", "bytes of threads", "sectors", "memory", "time"], rows, 1)
-
-
-def verdict(case):
-    target = TARGETS.get((case["model"], case["minibatch"]))
-    if target is None or case["genes"] != 2000:
-        return "-"
-    two, four = (epoch(case, floor) <= target for floor in FLOORS)
-    return "%.2f: %s" % (target, "met" if four else "met by the first" if two else "missed")
-
-
-def heaviest(case, n=3):
-    sums = {}
-    for launch in case["launches"]:
-        name = "products" if "product" in launch else name_of(launch).split("<")[0].split(" ")[0]
-        sums[name] = sums.get(name, 0.0) + seconds(launch, FLOORS[0])
-    top = sorted(sums, key=lambda name: -sums[name])[:n]
-    return ", ".join("%s %s" % (name, MICRO(sums[name])) for name in top)
-
-
-def first_cells(case):
-    return [case["model"] + (", %d batches" % case["batches"] if case["batches"] > 1 else ""),
-            whole(case["minibatch"]), whole(case["genes"]) + ("" if case["counted"] else " ~")]
-
-
-def epochs(record):
-    rows = [first_cells(case) + [
-        "%d" % len(case["launches"]), MICRO(step(case, 0.0)), MICRO(step(case, FLOORS[0])),
-        "%.3f" % epoch(case, FLOORS[0]), "%.3f" % epoch(case, FLOORS[1]),
-        "%.3f" % epoch(case, FLOORS[0], TF32), verdict(case)] for case in record["cases"]]
-    low, high = (MICRO(floor) for floor in FLOORS)
-    return ["## Least time of an epoch", "",
-            "**A bound from below by published rates of an H100 SXM, not a measurement: nothing was "
-            "measured on a GPU.** Of 1,000,000 cells, from what the kernels' own code launches, moves "
-            "and computes in a step when the tests run it on a CPU. Launches: kernels, products of "
-            "cuBLAS, fills and copies. Least time of a step, us: of the work alone, and if a launch "
-            "takes no less than %s us (assumed). Of an epoch, s: so; if it takes no less than %s us; "
-            "so with products in tf32. Whether a target is met by both. ~: by lines through smaller "
-            "minibatches." % (low, high),
-            ""] + table(
-        ["model", "minibatch", "genes", "launches", "work, us", "step, us", "epoch, s",
-         "%s us a launch" % high, "tf32", "target, s"], rows)
-
-
-def summary(record):
-    rows = []
-    for case in record["cases"]:
-        launches = case["launches"]
-        of = lambda what: sum(what(launch) for launch in launches)
-        rows.append(first_cells(case) + [
-            "%d" % of(lambda l: max(limits(l).values()) > FLOORS[0]),
-            "%d" % of(lambda l: "kernel" in l and blocks_of(l) < SMS),
-            MEGA(of(lambda l: sum(l["bytes"]))), MEGA(of(level2_bytes)),
-            MEGA(of(lambda l: SECTOR * sum(l["sectors"]))),
-            MEGA(of(lambda l: SECTOR * sum(l["memory"]))),
-            MEGA(of(lambda l: sum(instructions(l)))),
-            MEGA(of(lambda l: 2 * l["product"][0] * l["product"][1] * l["product"][2]
-                    if "product" in l else 0)), heaviest(case)])
-    return ["## What a step moves and computes", "",
-            "Launches that need more than %s us; kernels of fewer blocks than multiprocessors. MB: of "
-            "all threads, past the second level, that differ within a launch, of memory. Millions: "
-            "instructions that compute, FLOP of products. The launches that take most, us."
-            % MICRO(FLOORS[0]), ""] + table(
-        ["model", "minibatch", "genes", "long", "few blocks", "threads, MB", "L2", "differ",
-         "memory", "compute, M", "FLOP, M", "most"], rows)
-
-
-def kernel_rows(case, files):
-    rows = []
-    for launch in case["launches"]:
-        found = limits(launch)
-        bound = max(found, key=lambda k: found[k])
-        kernel = "kernel" in launch
-        rows.append([
-            name_of(launch), files.get(launch.get("kernel"), "-"),
-            whole(blocks_of(launch)) if kernel or "product" in launch else "-",
-            whole(launch["block"][0]) if kernel else "-",
-            *["%.3f" % (n / 1e6) for n in (
-                sum(launch["bytes"]), sum(launch["shared"]), level2_bytes(launch),
-                SECTOR * sum(launch["sectors"]), SECTOR * sum(launch["memory"]))],
-            *["%.3f" % (n / 1e6) for n in instructions(launch)],
-            "%.2f" % (1e6 * found[bound]), bound if found[bound] > 0 else "-",
-            "%.2f" % (1e6 * level1_seconds(launch)) if kernel else "-"])
-    return rows
-
-
-def kernels(record):
-    lines = ["## Launches of a step", "",
-             "In their order. MB: of threads, of shared memory, past the second level, that differ in "
-             "the launch, of memory. Millions of operations: float32, float64, special, shuffles. "
-             "The least time, us, and what needs it; beside it, not in it, what the first level and "
-             "shared memory would take if lanes never shared a load, %d bytes a cycle." % L1]
-    for case in record["cases"]:
-        if case["genes"] == 2000 and case["minibatch"] in (128, 4096) and case["batches"] == 1:
-            lines += ["", "### %s, minibatch %s" % (case["model"], whole(case["minibatch"])), ""]
-            lines += table(["launch", "file", "blocks", "threads", "threads, MB", "shared", "L2",
-                            "differ", "memory", "float32, M", "float64", "special", "shuffles",
-                            "us", "bound", "L1, us"], kernel_rows(case, record["files"]), 2)[:-1]
-    return lines + [""]
 
 
 def completed(record):
@@ -353,8 +246,3 @@ def completed(record):
                 (size, made[(*like, size)]) for size in sizes])}
         cases.append(case)
     return {**record, "cases": cases}
-
-
-def markdown(record):
-    record = completed(record)
-    return epochs(record) + method(record) + summary(record) + kernels(record)

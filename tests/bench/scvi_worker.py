@@ -9,6 +9,10 @@ task["do"]:
   latent, normalized
            trains one epoch; seconds of get_latent_representation or get_normalized_expression for
            all cells, with default arguments and ("fair") with task["batch_size"]
+  loader   medians of seconds, of the thread's CPU time and by the clock, of a minibatch of the
+           loader; of all of the file's cells, task["steps"] minibatches
+  dispatch likewise of a step of training where there is next to nothing to compute, without its
+           loader; and how many operations that are no views it dispatches
 """
 import json
 import logging
@@ -51,17 +55,22 @@ def watch():
     return Watch()
 
 
-def model_of(task):
-    import anndata
+def quiet(task):
     import scvi
-    import torch
-    torch.set_num_threads(task["threads"])
     scvi.settings.verbosity = logging.ERROR
     scvi.settings.seed = task["seed"]
     scvi.settings.logging_dir = task["folder"]
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
+
+
+def model_of(task):
+    import anndata
+    import scvi
+    import torch
+    torch.set_num_threads(task["threads"])
+    quiet(task)
     kind = scvi.model.LinearSCVI if task["linear"] else scvi.model.SCVI
     data = anndata.read_h5ad(task["file"])
     if "first_cells" in task:
@@ -118,6 +127,107 @@ def infer(task):
             "fair_seconds": seconds(batch_size=task["batch_size"])}
 
 
+class Clock:
+    """Seconds from one call of tick() to the next; the first tenth of them are left out."""
+
+    def __init__(self):
+        self.times = []
+
+    def tick(self):
+        self.times.append((time.thread_time(), time.perf_counter()))
+
+    def medians(self):
+        steps = np.diff(np.array(self.times), axis=0)
+        return np.median(steps[len(steps) // 10:], axis=0)
+
+
+def named(seconds):
+    return {"cpu_seconds": float(seconds[0]), "wall_seconds": float(seconds[1])}
+
+
+def loader_medians(model, minibatch, steps):
+    """As train() makes it: shuffled, no worker processes."""
+    from scvi.dataloaders import AnnDataLoader
+    clock, left = Clock(), steps
+    while left > 0:
+        for _ in AnnDataLoader(model.adata_manager, batch_size=minibatch, shuffle=True):
+            clock.tick()
+            left -= 1
+            if left == 0:
+                break
+    return clock.medians()
+
+
+def loader(task):
+    model = model_of(task)
+    counts = model.adata.X
+    return {**named(loader_medians(model, task["minibatch"], task["steps"])),
+            "cells": counts.shape[0], "genes": counts.shape[1],
+            "percent": 100.0 * counts.nnz / (counts.shape[0] * counts.shape[1])}
+
+
+def nearly_empty_model(task, minibatch):
+    """A model of 8 genes, with cells for so many steps."""
+    import anndata
+    import scipy.sparse
+    import scvi
+    import torch
+    torch.set_num_threads(1)
+    quiet(task)
+    counts = np.random.default_rng(0).poisson(2.0, (minibatch * task["steps"], 8)) + 1
+    data = anndata.AnnData(scipy.sparse.csr_matrix(counts, dtype=np.float32))
+    kind = scvi.model.LinearSCVI if task["linear"] else scvi.model.SCVI
+    kind.setup_anndata(data)
+    return kind(data, n_hidden=8, n_latent=2, n_layers=1, dropout_rate=0.1,
+                gene_likelihood=task["likelihood"])
+
+
+def watch_steps(at):
+    """A callback with a clock of steps, which counts the operations of step `at`."""
+    import lightning.pytorch as lightning
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Count(TorchDispatchMode):
+        operations = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            views = any(r.alias_info is not None and not r.alias_info.is_write
+                        for r in func._schema.returns)
+            self.operations += 0 if views else 1
+            return func(*args, **(kwargs or {}))
+
+    class Watch(lightning.Callback):
+        def __init__(self):
+            self.clock, self.count = Clock(), Count()
+
+        def on_train_batch_start(self, trainer, module, batch, index):
+            if index == at:
+                self.count.__enter__()
+
+        def on_train_batch_end(self, trainer, module, outputs, batch, index):
+            if index == at:
+                self.count.__exit__(None, None, None)
+            self.clock.tick()
+
+    return Watch()
+
+
+def dispatch(task):
+    import torch
+    minibatch = 4
+    model = nearly_empty_model(task, minibatch)
+    seen = watch_steps(task["steps"] // 2)
+
+    def adam(parameters):  # train()'s, as it is on a GPU
+        return torch.optim.Adam(parameters, lr=1e-3, eps=0.01, weight_decay=1e-6, foreach=True)
+
+    model.train(max_epochs=1, accelerator="cpu", batch_size=minibatch, train_size=1.0,
+                validation_size=0.0, enable_progress_bar=False, callbacks=[seen],
+                plan_kwargs={"optimizer": "Custom", "optimizer_creator": adam})
+    alone = loader_medians(model, minibatch, task["steps"])
+    return {**named(seen.clock.medians() - alone), "operations": seen.count.operations}
+
+
 def prepare(task):
     """One cell in ten is held out, the same whoever asks."""
     import anndata
@@ -146,7 +256,7 @@ def prepare(task):
 def main():
     task = json.loads(sys.argv[1])
     result = {"speed": speed, "quality": quality, "prepare": prepare, "latent": infer,
-              "normalized": infer}[task["do"]](task)
+              "normalized": infer, "loader": loader, "dispatch": dispatch}[task["do"]](task)
     if task["do"] != "prepare":
         from importlib.metadata import version
         result.update(peak_bytes=peak_bytes(), scvi=version("scvi-tools"), torch=version("torch"))

@@ -22,7 +22,7 @@ REPORTS = [("speed", "bench.md", ["Training speed", "Share of the floor", "Time 
            ("memory", "memory.md", ["Memory"]),
            ("gpu", "gpu.md", ["Training on a GPU", "Precision"]),
            ("inference", "inference.md", ["Inference and writing"]),
-           ("roofline", "roofline.md", ["Least time of an epoch"])]
+           ("roofline", "roofline.md", ["Least and expected time of an epoch"])]
 # where it stands until there is the report
 MISSING = {"gpu": "Not measured on a GPU yet.\n"}
 

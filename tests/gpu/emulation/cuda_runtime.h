@@ -39,14 +39,28 @@ void av_emulate_grid(const char *name, dim3 grid, dim3 block, size_t shared_byte
 /* The same, or a node of the graph that the stream captures. */
 void av_emulate_launch(const char *name, dim3 grid, dim3 block, size_t shared_bytes,
                        cudaStream_t stream, void (*body)(void *), std::shared_ptr<void> argument);
+/* What runs in the place of a kernel, if anything: is told where the arguments are. The program may
+ * have the function that answers, roofline/played.cpp does. */
+typedef void (*av_emulated_play)(void *const *arguments);
+__attribute__((weak)) av_emulated_play av_emulated_instead(void (*kernel)());
 /* A kernel with its arguments as they are now: what the caller has is another copy. */
 template <typename... P>
 struct av_emulated_kernel {
   void (*kernel)(P...);
+  av_emulated_play instead;
   std::tuple<P...> arguments;
   static void body(void *self) {
-    const av_emulated_kernel *mine = static_cast<const av_emulated_kernel *>(self);
-    std::apply(mine->kernel, mine->arguments);
+    av_emulated_kernel *mine = static_cast<av_emulated_kernel *>(self);
+    if (mine->instead != NULL) {
+      std::apply(
+          [mine](P &...argument) {
+            void *const places[] = {&argument..., NULL};
+            mine->instead(places);
+          },
+          mine->arguments);
+    } else {
+      std::apply(mine->kernel, mine->arguments);
+    }
   }
 };
 template <typename T>
@@ -58,7 +72,11 @@ static inline void av_emulate(const char *name, dim3 grid, dim3 block, size_t sh
                               cudaStream_t stream, void (*kernel)(P...),
                               typename av_as_it_is<P>::type... arguments) {
   typedef av_emulated_kernel<P...> Kernel;
-  const auto kept = std::make_shared<Kernel>(Kernel{kernel, std::tuple<P...>(arguments...)});
+  const av_emulated_play instead =
+      av_emulated_instead == NULL ? NULL
+                                  : av_emulated_instead(reinterpret_cast<void (*)()>(kernel));
+  const auto kept =
+      std::make_shared<Kernel>(Kernel{kernel, instead, std::tuple<P...>(arguments...)});
   av_emulate_launch(name, grid, block, shared_bytes, stream, Kernel::body, kept);
 }
 void *av_emulated_shared(void);

@@ -15,6 +15,8 @@ cudaError_t planted_axpy(cudaStream_t stream, const float *a, const float *b, co
                          float *c);
 /* c = exp(a) / b - a; and each block of a turned round, through shared memory, to c again. */
 cudaError_t planted_exp(cudaStream_t stream, const float *a, const float *b, float *c);
+/* c: sums of s times 1 to 32 of a, one more with every lane of a warp. */
+cudaError_t planted_rounds(cudaStream_t stream, const float *a, const float *s, float *c);
 
 #ifdef __cplusplus
 }

@@ -204,6 +204,24 @@ static void train_step(run *r, int64_t step) {
   av_vae_update(r->vae, &adam);
 }
 
+/* What the steps have computed: losses, and the length of the vector of parameters. */
+static void write_results(run *r) {
+  const av_layout *layout = av_vae_layout(r->vae);
+  double *params = must_have(av_calloc((size_t)layout->n_params, sizeof *params));
+  double *running = must_have(av_calloc((size_t)layout->n_running, sizeof *running));
+  double losses[3] = {0.0};
+  double squares = 0.0;
+  must(av_vae_get_values(r->vae, params, running));
+  must(av_vae_take_losses(r->vae, losses));
+  for (int64_t i = 0; i < layout->n_params; ++i) {
+    squares += params[i] * params[i];
+  }
+  free(params);
+  free(running);
+  printf("{\"results\": [%.9g, %.9g, %.9g, %.9g]}\n", losses[0], losses[1], losses[2],
+         sqrt(squares));
+}
+
 static void close_run(run *r) {
   av_vae_free(&r->vae);
   r->be.ops->batch_free(&r->be, r->batch);
@@ -238,6 +256,9 @@ int main(int argc, char **argv) {
   printf("{\"parameters\": %" PRId64 ", \"nonzeros\": %" PRId64 "}\n",
          av_vae_layout(r.vae)->n_params, nonzeros);
   count_write(stdout);
+  if (ROOFLINE_RUNS) {
+    write_results(&r);
+  }
   close_run(&r);
   return 0;
 }
