@@ -13,7 +13,9 @@
  * set. */
 #define AV_FIXED_ONE 1073741824.0
 
-static AV_HOST_DEVICE inline int64_t av_to_fixed(double value) { return (int64_t)llrint(value * AV_FIXED_ONE); }
+static AV_HOST_DEVICE inline int64_t av_to_fixed(double value) {
+  return (int64_t)llrint(value * AV_FIXED_ONE);
+}
 static inline double av_from_fixed(int64_t sum) { return (double)sum / AV_FIXED_ONE; }
 
 /* The same in two words, for squares and products of counts: sums below 2^66 of up to 2^28 values.
