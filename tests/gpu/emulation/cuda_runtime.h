@@ -72,9 +72,9 @@ static inline void av_emulate(const char *name, dim3 grid, dim3 block, size_t sh
                               cudaStream_t stream, void (*kernel)(P...),
                               typename av_as_it_is<P>::type... arguments) {
   typedef av_emulated_kernel<P...> Kernel;
-  const av_emulated_play instead =
-      av_emulated_instead == NULL ? NULL
-                                  : av_emulated_instead(reinterpret_cast<void (*)()>(kernel));
+  const av_emulated_play instead = av_emulated_instead == NULL
+                                       ? NULL
+                                       : av_emulated_instead(reinterpret_cast<void (*)()>(kernel));
   const auto kept =
       std::make_shared<Kernel>(Kernel{kernel, instead, std::tuple<P...>(arguments...)});
   av_emulate_launch(name, grid, block, shared_bytes, stream, Kernel::body, kept);

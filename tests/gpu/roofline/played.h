@@ -1,11 +1,12 @@
-/* Kernels as nvcc compiled them to PTX, played on the emulated device: what the C++ that ptx.py makes
- * of them is written with. Every thread counts the basic blocks that it enters; a warp issues a block
- * as often as the lane that enters it most often (lanes that part meet again as soon as they can, and
- * those that left a loop wait for the others). played.cpp weighs the blocks with the machine
- * instructions that ptxas made of each.
+/* Kernels as nvcc compiled them to PTX, played on the emulated device: what the C++ that ptx.py
+ * makes of them is written with. Every thread counts the basic blocks that it enters; a warp issues
+ * a block as often as the lane that enters it most often (lanes that part meet again as soon as
+ * they can, and those that left a loop wait for the others). played.cpp weighs the blocks with the
+ * machine instructions that ptxas made of each.
  *
- * Addresses are the host's; shared, local and parameter memory has generic addresses alone. Functions
- * that a GPU approximates (ex2.approx and such) are the host's, correctly rounded or nearly. */
+ * Addresses are the host's; shared, local and parameter memory has generic addresses alone.
+ * Functions that a GPU approximates (ex2.approx and such) are the host's, correctly rounded or
+ * nearly. */
 #ifndef ROOFLINE_PLAYED_H
 #define ROOFLINE_PLAYED_H
 
@@ -17,8 +18,8 @@
 #include <string.h>
 #include <type_traits>
 
-/* What a warp that enters a block issues: instructions, from below, likely and from above (play.py);
- * of them those that ask for memory or for other lanes' values. */
+/* What a warp that enters a block issues: instructions, from below, likely and from above
+ * (play.py); of them those that ask for memory or for other lanes' values. */
 typedef struct played_weight {
   float instructions[3];
   int requests;
@@ -83,7 +84,8 @@ inline bool vote_all(bool value, uint32_t mask) { return __all_sync(mask, value)
 /* The PTX manual's: c holds a clamp and the mask of a segment. */
 inline uint32_t shuffle(uint32_t value, int from, bool inside, uint32_t mask, bool &in_range) {
   in_range = inside;
-  return av_emulated_shuffle("shfl.sync", mask, value, inside ? from : av_emulated_lane(), "PTX", 0);
+  return av_emulated_shuffle("shfl.sync", mask, value, inside ? from : av_emulated_lane(), "PTX",
+                             0);
 }
 inline uint32_t shuffle_idx(uint32_t value, uint32_t b, uint32_t c, uint32_t mask, bool &in_range) {
   const int lane = av_emulated_lane(), segment = static_cast<int>(c >> 8 & 31);
@@ -112,18 +114,18 @@ inline uint32_t shuffle_up(uint32_t value, uint32_t b, uint32_t c, uint32_t mask
   return shuffle(value, from, from >= least, mask, in_range);
 }
 
-#define PLAYED_ATOMIC(name, made)                   \
-  template <typename T>                             \
-  inline T atomic_##name(uint64_t at, T value) {    \
-    const T old = load<T>(at, 0);                   \
-    store<T>(at, 0, static_cast<T>(made));          \
-    return old;                                     \
+#define PLAYED_ATOMIC(name, made)                \
+  template <typename T>                          \
+  inline T atomic_##name(uint64_t at, T value) { \
+    const T old = load<T>(at, 0);                \
+    store<T>(at, 0, static_cast<T>(made));       \
+    return old;                                  \
   }
 PLAYED_ATOMIC(add, old + value)
 PLAYED_ATOMIC(min, value < old ? value : old)
 PLAYED_ATOMIC(max, value > old ? value : old)
 PLAYED_ATOMIC(or, old | value)
-PLAYED_ATOMIC(and, old & value)
+PLAYED_ATOMIC(and, old &value)
 PLAYED_ATOMIC(exch, value)
 #undef PLAYED_ATOMIC
 
@@ -172,12 +174,12 @@ inline To convert(From value, rounding how) {
     }
     if constexpr (std::is_integral<To>::value) {
       typedef std::numeric_limits<To> limits;
-      return whole != whole                                ? static_cast<To>(0)
+      return whole != whole                                 ? static_cast<To>(0)
              : whole <= static_cast<From>(limits::lowest()) ? limits::lowest()
              : whole >= static_cast<From>(limits::max())    ? limits::max()
                                                             : static_cast<To>(whole);
     } else {
-      return how == rounding::rz ? static_cast<To>(to_zero(static_cast<double>(whole)))
+      return how == rounding::rz   ? static_cast<To>(to_zero(static_cast<double>(whole)))
              : how == rounding::rm ? static_cast<To>(down(static_cast<double>(whole)))
                                    : static_cast<To>(whole);
     }
@@ -197,22 +199,23 @@ inline T shift_right(T a, uint32_t by) {
 
 /* Whole numbers wrap around. */
 template <typename T>
-using wrapping = typename std::conditional<
-    std::is_floating_point<T>::value, T,
-    typename std::make_unsigned<typename std::conditional<
-        std::is_floating_point<T>::value || std::is_same<T, bool>::value, int, T>::type>::type>::type;
+using wrapping =
+    typename std::conditional<std::is_floating_point<T>::value, T,
+                              typename std::make_unsigned<typename std::conditional<
+                                  std::is_floating_point<T>::value || std::is_same<T, bool>::value,
+                                  int, T>::type>::type>::type;
 
-#define PLAYED_1(name, made)             \
-  template <typename T>                  \
-  inline auto played_##name(T a) {       \
-    return made;                         \
+#define PLAYED_1(name, made)       \
+  template <typename T>            \
+  inline auto played_##name(T a) { \
+    return made;                   \
   }
-#define PLAYED_2(name, made)             \
-  template <typename T>                  \
-  inline auto played_##name(T a, T b) {  \
-    typedef wrapping<T> W;               \
-    (void)sizeof(W);                     \
-    return made;                         \
+#define PLAYED_2(name, made)            \
+  template <typename T>                 \
+  inline auto played_##name(T a, T b) { \
+    typedef wrapping<T> W;              \
+    (void)sizeof(W);                    \
+    return made;                        \
   }
 PLAYED_2(add, static_cast<T>(static_cast<W>(a) + static_cast<W>(b)))
 PLAYED_2(sub, static_cast<T>(static_cast<W>(a) - static_cast<W>(b)))
@@ -221,14 +224,14 @@ PLAYED_2(div, b == 0 && std::is_integral<T>::value ? static_cast<T>(-1) : static
 PLAYED_2(rem, b == 0 ? a : static_cast<T>(a % b))
 PLAYED_2(min, static_cast<T>(a < b || b != b ? a : b))
 PLAYED_2(max, static_cast<T>(a > b || b != b ? a : b))
-PLAYED_2(and, static_cast<T>(a & b))
+PLAYED_2(and, static_cast<T>(a &b))
 PLAYED_2(or, static_cast<T>(a | b))
 PLAYED_2(xor, static_cast<T>(a ^ b))
 PLAYED_2(add_rz, to_zero(static_cast<double>(a) + static_cast<double>(b)))
 PLAYED_2(add_rm, down(static_cast<double>(a) + static_cast<double>(b)))
 PLAYED_2(mul_rz, to_zero(static_cast<double>(a) * static_cast<double>(b)))
-PLAYED_2(mul_hi, static_cast<T>((static_cast<__int128>(a) * static_cast<__int128>(b)) >>
-                                (8 * sizeof a)))
+PLAYED_2(mul_hi,
+         static_cast<T>((static_cast<__int128>(a) * static_cast<__int128>(b)) >> (8 * sizeof a)))
 PLAYED_1(neg, static_cast<T>(-static_cast<wrapping<T>>(a)))
 PLAYED_1(abs, static_cast<T>(a < 0 || (std::is_floating_point<T>::value && signbit(a)) ? -a : a))
 PLAYED_1(not, static_cast<T>(std::is_same<T, bool>::value ? !a : ~static_cast<int64_t>(a)))
@@ -268,11 +271,10 @@ inline T played_mad_hi(T a, T b, T c) {
 }
 template <typename T>
 inline T played_fma(T a, T b, T c) {
-  return static_cast<T>(std::is_same<T, float>::value
-                            ? fmaf(static_cast<float>(a), static_cast<float>(b),
-                                   static_cast<float>(c))
-                            : fma(static_cast<double>(a), static_cast<double>(b),
-                                  static_cast<double>(c)));
+  return static_cast<T>(
+      std::is_same<T, float>::value
+          ? fmaf(static_cast<float>(a), static_cast<float>(b), static_cast<float>(c))
+          : fma(static_cast<double>(a), static_cast<double>(b), static_cast<double>(c)));
 }
 template <typename T>
 inline float played_fma_rm(T a, T b, T c) {
@@ -346,13 +348,13 @@ inline T with_carry(uint32_t &carry, uint64_t sum) {
   carry = static_cast<uint32_t>(sum >> 32);
   return static_cast<T>(sum);
 }
-#define PLAYED_CARRY(name, plain, set)                                                         \
-  template <typename T, typename... V>                                                         \
-  inline T played_##name(uint32_t &carry, V... v) {                                            \
-    static_assert(sizeof(T) == 4, "carries are of 32 bits");                                   \
-    (void)carry;                                                                               \
-    const uint64_t sum = plain(carry, static_cast<uint32_t>(v)...);                            \
-    return set ? with_carry<T>(carry, sum) : static_cast<T>(sum);                              \
+#define PLAYED_CARRY(name, plain, set)                              \
+  template <typename T, typename... V>                              \
+  inline T played_##name(uint32_t &carry, V... v) {                 \
+    static_assert(sizeof(T) == 4, "carries are of 32 bits");        \
+    (void)carry;                                                    \
+    const uint64_t sum = plain(carry, static_cast<uint32_t>(v)...); \
+    return set ? with_carry<T>(carry, sum) : static_cast<T>(sum);   \
   }
 inline uint64_t sum_of(uint32_t, uint32_t a, uint32_t b) { return uint64_t{a} + b; }
 inline uint64_t sum_and_carry(uint32_t carry, uint32_t a, uint32_t b) {
