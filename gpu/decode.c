@@ -3,6 +3,7 @@
  * that a call can be captured and replayed. */
 #include "state.h"
 
+#include "backend/gpu_decode.h"
 #include "backend/gpu_memory.h"
 #include "config/config.h"
 #include "fetch.h"
@@ -11,13 +12,17 @@
 #include "kernels/decode_sums.h"
 
 enum {
-  WIDE_BYTES = 32 << 20, /* of the heads' rows, wide: they stay in the second-level cache ... */
-  WIDE_CELLS = 256,      /* ... but with fewer cells the weights cost more than the rows */
-  RHO_BYTES = 24 << 20,  /* of rho, and logits, that are summed: likewise */
-  SLAB_CELLS = AV_GPU_DECODE_SLAB, /* at most: a warp adds a fourth of them in float */
-  BLOCKS = AV_GPU_DECODE_BLOCKS,
+  RHO_BYTES =
+      24 << 20,   /* of rho, and logits, that are summed: they stay in the second-level cache */
   ALIGNMENT = 256 /* bytes */
 };
+_Static_assert((int)AV_GPU_DECODE_WIDTH == AV_DECODE_WIDTH &&
+                   (int)AV_GPU_DECODE_FEW == AV_DECODE_FEW,
+               "inputs that the kernels take are those planned for");
+_Static_assert((int)AV_GPU_DECODE_TILE == AV_DECODE_GENES &&
+                   (int)AV_GPU_DECODE_TILE == AV_DECODE_CELLS &&
+                   (int)AV_GPU_DECODE_PIECES == AV_DECODE_PIECES,
+               "blocks of the kernels are those planned for");
 
 /* A call. */
 typedef struct decode_run {
@@ -25,9 +30,10 @@ typedef struct decode_run {
   const av_decode *decode;
   int64_t max_rows;
   bool gradients;
-  bool kept;     /* gradients on the logits are in the heads' rows, for one-hot columns */
-  int64_t chunk; /* cells at a time */
+  av_gpu_decode_cut cut; /* of a call that ends in losses */
+  int64_t chunk;         /* cells at a time */
   av_gpu_decode call;
+  av_gpu_decode_keys walk;        /* n_factors 0: none */
   av_gpu_decode_keys columns;     /* of the one-hot block; n_keys 0: not needed */
   av_gpu_decode_keys dispersions; /* rows of px_r, likewise */
 } decode_run;
@@ -79,7 +85,7 @@ static void begin_values(decode_run *run, av_backend *be, const av_batch *batch,
   *call = (av_gpu_decode){.rows = batch->view,
                           .kind = kind_of(decode),
                           .softplus = decode->softplus,
-                          .wide = decode->n_in + 1 > AV_DECODE_WIDTH,
+                          .wide = decode->n_in + 1 > AV_DECODE_WIDTH, /* as the cut has it */
                           .n_genes = decode->n_genes,
                           .n_in = (int)decode->n_in,
                           .n_onehot = (int)decode->n_onehot,
@@ -87,9 +93,63 @@ static void begin_values(decode_run *run, av_backend *be, const av_batch *batch,
                           .x = const_floats(x),
                           .l = const_floats(l)};
   call->stride = call->n_tiles * AV_DECODE_GENES;
-  call->spread = !call->wide && decode->n_in + decode->n_onehot + 1 <= AV_DECODE_WIDTH;
-  call->width = 1 + (call->wide ? 0 : call->n_in) + (call->spread ? call->n_onehot : 0);
   add_head(call, &decode->scale);
+}
+
+static int px_r_of(const av_decode *decode) {
+  if (is_poisson(decode) || is_by_cell(decode)) {
+    return AV_GPU_PX_R_NONE;
+  }
+  return decode->dispersion == AV_DISPERSION_GENE_LABEL   ? AV_GPU_PX_R_LABEL
+         : decode->dispersion == AV_DISPERSION_GENE_BATCH ? AV_GPU_PX_R_BATCH
+                                                          : AV_GPU_PX_R_ONE;
+}
+
+/* How gradients of one-hot columns and of px_r's rows are added up. */
+static void choose_sums(decode_run *run, const av_data *data) {
+  av_gpu_decode *call = &run->call;
+  const av_design *design = &data->dataset->design;
+  const av_gpu_data *facts = &data->on_device;
+  const av_gpu_decode_sizes sizes = {.max_rows = run->max_rows,
+                                     .n_genes = call->n_genes,
+                                     .n_heads = call->n_heads,
+                                     .n_in = call->n_in,
+                                     .n_onehot = call->n_onehot,
+                                     .n_factors = call->n_onehot > 0 ? design->n_factors : 0,
+                                     .first = design->first,
+                                     .px_r = px_r_of(run->decode),
+                                     .n_px_r = run->decode->n_dispersion};
+  const av_gpu_decode_cut cut = av_gpu_decode_cut_of(&sizes);
+  run->cut = cut;
+  call->spread = cut.spread;
+  call->width = (int)cut.width;
+  call->n_partial = (int)cut.n_partial;
+  if (cut.kept) {
+    run->columns = (av_gpu_decode_keys){.key = facts->column,
+                                        .stride = facts->n_factors,
+                                        .n_factors = facts->n_factors,
+                                        .first = facts->factor_first,
+                                        .n_keys = call->n_onehot};
+  }
+  if (cut.w_rows) {
+    run->dispersions = (av_gpu_decode_keys){
+        .key = call->code, .stride = 1, .n_factors = 1, .n_keys = (int)run->decode->n_dispersion};
+  }
+  if (!run->gradients || cut.walk == AV_GPU_WALK_NONE) {
+    return;
+  }
+  run->walk = (av_gpu_decode_keys){.key = call->code, .stride = 1, .n_factors = 1};
+  if (cut.walk >= 0) {
+    run->walk.key = facts->column + cut.walk;
+    run->walk.stride = facts->n_factors;
+    call->apart = (int)design->first[cut.walk];
+    call->n_apart = (int)(design->first[cut.walk + 1] - design->first[cut.walk]);
+  }
+  call->walk = (av_gpu_decode_walk){.key = run->walk.key,
+                                    .stride = run->walk.stride,
+                                    .columns = cut.walk >= 0,
+                                    .dpx_r = cut.px_r_runs ? floats(run->decode->dpx_r) : NULL,
+                                    .n = (int)cut.n_runs};
 }
 
 /* The same for calls that end in losses. */
@@ -110,48 +170,18 @@ static void begin_losses(decode_run *run, av_backend *be, const av_batch *batch,
     call->code = codes_of(data, decode);
     call->dpx_r = call->code == NULL ? floats(decode->dpx_r) : NULL;
   }
-  const bool sums = !is_poisson(decode) && !is_by_cell(decode) && call->code == NULL;
-  call->n_partial = call->n_heads * call->width + (sums ? 1 : 0);
-  if (decode->n_onehot > 0 && !call->spread) {
-    run->kept = true;
-    run->columns = (av_gpu_decode_keys){.key = data->column,
-                                        .n_factors = data->n_factors,
-                                        .first = data->factor_first,
-                                        .n_keys = call->n_onehot};
-  }
-  if (call->code != NULL) {
-    run->dispersions = (av_gpu_decode_keys){
-        .key = call->code, .n_factors = 1, .n_keys = (int)decode->n_dispersion};
-  }
+  choose_sums(run, batch->data);
 }
 
 /* --- cutting and scratch -----------------------------------------------------------------------
  */
 
-/* Slabs of a chunk's cells: enough blocks, and float sums that are short. */
-static void cut_slabs(decode_run *run) {
-  const int64_t groups = at_least(parts(run->chunk, AV_DECODE_CELLS), 1);
-  const int64_t wanted = at_most(parts(BLOCKS, run->call.n_tiles), groups);
-  const int64_t slabs = at_least(wanted, parts(run->chunk, SLAB_CELLS));
-  run->call.slab = parts(groups, at_least(slabs, 1)) * AV_DECODE_CELLS;
-  run->call.n_slabs = parts(run->chunk, run->call.slab);
-}
-
 /* Cells at a time, with or without gradients the same: sums are cut the same way. */
 static void cut_losses(decode_run *run) {
-  const av_gpu_decode *call = &run->call;
-  const int64_t row = call->stride * (int64_t)sizeof(float);
-  const int64_t heads = call->wide || run->kept ? call->n_heads * row : 0;
-  const int64_t shapes = run->dispersions.n_keys > 0 ? row : 0;
-  const int64_t dx = call->wide ? 0 : call->n_tiles * call->n_in * (int64_t)sizeof(float);
-  const int64_t starts = (call->n_tiles + 1) * (int64_t)sizeof(int32_t);
-  int64_t chunk = AV_GPU_DECODE_SCRATCH / (heads + shapes + dx + starts);
-  if (call->wide) {
-    chunk = at_most(chunk, at_least(WIDE_BYTES / heads, WIDE_CELLS));
-  }
-  chunk = at_least(chunk / AV_DECODE_CELLS, 1) * AV_DECODE_CELLS;
-  run->chunk = at_most(chunk, run->max_rows);
-  cut_slabs(run);
+  av_gpu_decode *call = &run->call;
+  run->chunk = run->cut.chunk;
+  call->slab = run->cut.slab;
+  call->n_slabs = run->cut.n_slabs;
 }
 
 /* A piece of rho and mu that travels to the host. Kernels of a piece take a small part of its way
@@ -174,6 +204,18 @@ static void *take(scratch *from, int64_t n, size_t size) {
   return taken;
 }
 
+/* The order of a walk, and what it leaves. */
+static void take_walk(scratch *from, decode_run *run) {
+  av_gpu_decode_walk *walk = &run->call.walk;
+  if (run->walk.n_factors > 0) {
+    const int64_t pieces = run->call.n_slabs * AV_DECODE_PIECES;
+    run->walk.order = take(from, run->chunk, sizeof *run->walk.order);
+    walk->order = run->walk.order;
+    walk->pieces = take(from, pieces * walk->n * run->call.stride, sizeof *walk->pieces);
+    walk->piece_of = take(from, pieces, sizeof *walk->piece_of);
+  }
+}
+
 static void take_keys(scratch *from, int64_t chunk, av_gpu_decode_keys *keys) {
   if (keys->n_keys > 0) {
     keys->order = take(from, keys->n_factors * chunk, sizeof *keys->order);
@@ -188,7 +230,7 @@ static void take_losses(decode_run *run, scratch *from) {
   call->loss = take(from, run->max_rows, sizeof *call->loss);
   call->cell = take(from, run->chunk, sizeof *call->cell);
   call->exact = take(from, run->chunk, sizeof *call->exact);
-  for (int h = 0; (call->wide || (run->kept && run->gradients)) && h < call->n_heads; ++h) {
+  for (int h = 0; (call->wide || (run->cut.kept && run->gradients)) && h < call->n_heads; ++h) {
     call->head[h].rows = take(from, cells, sizeof(float));
   }
   if (!run->gradients) {
@@ -202,6 +244,7 @@ static void take_losses(decode_run *run, scratch *from) {
   if (run->dispersions.n_keys > 0) {
     call->w_rows = take(from, cells, sizeof(float));
   }
+  take_walk(from, run);
   take_keys(from, run->chunk, &run->columns);
   take_keys(from, run->chunk, &run->dispersions);
 }
@@ -294,6 +337,9 @@ void av_gpu_decode_nll(av_backend *be, const av_batch *batch, const av_decode *d
   while (next_chunk(&run, run.max_rows)) {
     wide_logits(&run);
     AV_GPU_RUN(be, av_gpu_decode_rows(stream, &run.call));
+    if (run.walk.n_factors > 0) {
+      AV_GPU_RUN(be, av_gpu_decode_sort(stream, &run.call, &run.walk));
+    }
     if (run.gradients) {
       AV_GPU_RUN(be, av_gpu_decode_tiles(stream, &run.call));
     }

@@ -6,31 +6,49 @@
  *
  *   (products)  with a wide input (n_in >= AV_DECODE_WIDTH): x w of each head into its rows (n,
  *               stride), by cuBLAS. With a narrow one logits are made where they are needed, and no
- *               (n, G) array exists but where sums over groups of cells follow (sort, groups).
+ *               (n, G) array exists but where sums that follow need one (sort, groups).
  *   rows        a block has 1 cell, or 4 of large minibatches, and all genes: log-sum-exp of the
  *               logits, loss, Q = sum of q, which is the gradient on l; and where each tile's
  *               entries begin in the cell's list. Wide: it also completes the rows, + c + one-hot.
+ *   (sort)      narrow, with a walk: the order of the cells' batches, or other keys.
  *   tiles       gradients: a block has 32 genes and walks over a slab of cells, 8 a warp at a time:
  *               q again, corrections (a lane an entry), d = q - rho Q, sums over its cells for w,
- *               c and px_r, sums over its genes for dx. Wide: d replaces the logits.
- *   finish      adds up slabs and tiles, in order; the loss.
- *   (sort, groups)  one-hot rows of w, and px_r by batch or label: rows of d that share a column,
- *               added up in the order of the cells. One-hot columns that fit into AV_DECODE_WIDTH
- *               together with a narrow input are inputs as any other instead.
+ *               c and px_r, sums over its genes for dx. With a walk: sums over runs of cells of a
+ *               key, for one-hot rows of w, and for px_r by batch or label. Wide: d replaces the
+ *               logits.
+ *   finish      adds up slabs, pieces of runs and tiles, in order; the loss.
+ *   (sort, groups)  what no walk serves: rows of d that share a column, or a row of px_r, added up
+ *               in the order of the cells.
  *   (products)  wide: dw += x^T d, dx = d w^T.
  *
- * So a narrow model costs three launches. What bounds them, by design (nothing has been measured):
- * narrow, NB, 10 inputs, 2,000 genes, 140 non-zeros a cell, instructions as compiled for sm_90 and
- * at 0.65 of the issue rate of 132 multiprocessors:
+ * So a narrow model costs three launches, with one-hot columns that are more than inputs or with
+ * px_r by batch or label four. Which it is: backend/gpu_decode.h. What bounds them, by design
+ * (nothing has been measured): narrow, NB, 10 inputs, 2,000 genes, 140 non-zeros a cell,
+ * instructions as compiled for sm_90 and at 0.65 of the issue rate of 132 multiprocessors:
  *   rows   about 250 instructions for each cell and gene (logits 60, base terms 120, entries 60):
  *          100 us at 4,096 cells. 80 KB of w a block, the second time from shared memory, which
  *          holds the logits up to 40 KB. At 128 cells: one block a multiprocessor, some us.
  *   tiles  about 300 (base terms 130, entries 45, logits and sums of w 45, dx 30): 130 us at 4,096
  *          cells; 252 blocks of 4 warps at 128. Registers (128) allow 16 warps a multiprocessor.
  *          dx takes 4 n_in bytes of scratch for each cell and tile, 10 MB at 4,096.
+ *   sort   n^2 comparisons (decode_groups.cu).
+ *   runs   some 6 for each sum, whatever the number of keys, which takes no scratch: pieces are
+ *          AV_DECODE_PIECES rows a slab, 136 at 4,096 cells, 32 at 128.
  *   finish the bytes of those parts; at 128 cells its launch.
  * Wide: the products, and 7 passes over each head's (n, G) rows, which stay in the second-level
  * cache (chunks of 32 MB).
+ *
+ * Where narrow ends. Another input costs it about 6.5 instructions for each cell and gene: 3 for
+ * logits in both kernels, 1.5 for w's sums, 2 for dx; and 4 bytes a tile and cell, so that parts of
+ * dx of 32 inputs are as large as rows. Wide, another input costs 6 FLOP of products, the time of
+ * 2.6 instructions, and the rows that of 95 and 3 launches more. In all that is, per cell and gene,
+ *   inputs   narrow   wide   launches in instructions: 14 at 4,096 cells, 440 at 128
+ *     10       550     500
+ *     32       690     560
+ *     64       900     640
+ * So narrow is cheaper at small minibatches and, as these numbers go, up to a fourth dearer at
+ * large ones by 32 inputs, and more beyond. No measurement says so yet; rows are written from
+ * AV_DECODE_WIDTH on, where also registers and shared memory of ZINB by cell (55 KB) end.
  *
  * Numbers: float, sums in double beyond short runs. Cells whose means leave the range of the float
  * formulas (log mean above 50; never in real data) are computed in double and in logarithms
@@ -55,7 +73,9 @@ enum {
   AV_DECODE_HEADS = 3,
   AV_DECODE_GENES = 32,     /* of a tile */
   AV_DECODE_CELLS = 32,     /* that a block of tiles takes at a time: a slab is a multiple */
-  AV_DECODE_WIDTH = 20,     /* most rows of w of a narrow input, and c */
+  AV_DECODE_FEW = 20,       /* rows of w, and c, whose sums a warp of tiles keeps for itself */
+  AV_DECODE_WIDTH = 40,     /* most of a narrow input: a block's warps share their sums */
+  AV_DECODE_PIECES = 8,     /* runs of a slab that may go on beside it: two of each warp */
   AV_DECODE_KEY_GENES = 128 /* of a block of groups */
 };
 
@@ -68,14 +88,31 @@ typedef struct av_gpu_decode_head {
                      on them; narrow: those gradients, or NULL where nobody asks for them */
 } av_gpu_decode_head;
 
+/* Cells in the order of a key, such as their batch: cells of a key are a run, whose gradients are
+ * added up as tiles walks over it. Rows of all the keys need no scratch then: who has the whole of
+ * a run adds it to its row, and a warp leaves pieces of the first and last run of its cells, which
+ * finish adds up. */
+typedef struct av_gpu_decode_walk {
+  const int32_t *order; /* (n) rows of the chunk, those that are there sorted; NULL: as they come,
+                           and there are no runs */
+  const int32_t *key;   /* of the cell in slab row r: key[r * stride] */
+  int stride;
+  bool columns;      /* keys are one-hot columns: runs of the gradients on logits, for dw */
+  float *dpx_r;      /* (keys, G) runs of those on px_r; NULL: none */
+  int n;             /* sums of a run: a head each, px_r */
+  float *pieces;     /* scratch (n_slabs, AV_DECODE_PIECES, n, stride of rows) */
+  int32_t *piece_of; /* scratch (n_slabs, AV_DECODE_PIECES) its key; -1: there is none */
+} av_gpu_decode_walk;
+
 /* One call, one chunk of cells. */
 typedef struct av_gpu_decode {
   av_gpu_rows rows;
-  int64_t first, n;        /* the chunk: rows [first, first + n) of the minibatch, B or not */
-  int kind;                /* av_decode_kind */
-  bool softplus;           /* rho = softplus(logit); else softmax over genes */
-  bool wide;               /* logits are in the heads' rows */
-  bool spread;             /* narrow: one-hot columns are inputs as any other */
+  int64_t first, n;   /* the chunk: rows [first, first + n) of the minibatch, B or not */
+  int kind;           /* av_decode_kind */
+  bool softplus;      /* rho = softplus(logit); else softmax over genes */
+  bool wide;          /* logits are in the heads' rows */
+  bool spread;        /* narrow: one-hot columns are inputs as any other, but for those of ... */
+  int apart, n_apart; /* ... a walk by columns, [apart, apart + n_apart) */
   int64_t n_genes, stride; /* G; of rows and partial: the next multiple of AV_DECODE_GENES */
   int n_in, n_onehot;
   int width;   /* rows of partial for a head: inputs (none if wide) and, last, c */
@@ -96,11 +133,12 @@ typedef struct av_gpu_decode {
   int64_t n_tiles; /* of genes */
 
   /* gradients */
+  av_gpu_decode_walk walk;
   int64_t slab, n_slabs; /* cells of a slab; of tiles */
   float *partial;        /* scratch (n_slabs, n_partial, stride): heads' rows, then px_r */
   int n_partial;
   float *dx_partial; /* scratch (n_tiles, n, n_in), narrow */
-  float *w_rows;     /* scratch (n, stride) gradients on px_r, with `code` */
+  float *w_rows;     /* scratch (n, stride) gradients on px_r, with `code`; NULL: runs */
   float *dpx_r;      /* (G) of the only row of px_r; NULL otherwise */
   float *dx;         /* (max_rows, n_in) */
   float *dl;         /* (max_rows) */
@@ -108,8 +146,8 @@ typedef struct av_gpu_decode {
 
 /* Cells of the chunk by a key, such as their columns of a factor. */
 typedef struct av_gpu_decode_keys {
-  const int32_t *key; /* (cells of the slab, n_factors) */
-  int n_factors;
+  const int32_t *key; /* (cells of the slab, stride) of which n_factors are meant */
+  int stride, n_factors;
   const int32_t *first; /* (n_factors + 1) first key of each factor; NULL: one has them all */
   int n_keys;
   int32_t *order;       /* scratch (n_factors, n) rows of the chunk, sorted by each factor's keys */

@@ -1,7 +1,7 @@
 /* What blocks of rows and tiles have left in parts is added up in double, in the order of the
- * parts. One launch: blocks for the weights' gradients come first, then those for dx, then one for
- * the loss. Bound: the bytes of the parts, at small minibatches the launch. */
-#include "kernels/decode.h"
+ * parts. One launch: blocks for the weights' gradients come first, those of inputs and then pieces of
+ * runs, then those for dx, then one for the loss. Bound: the bytes of the parts, at small minibatches the launch. */
+#include "kernels/decode_inputs.h"
 #include "kernels/device.h"
 
 enum {
@@ -11,7 +11,7 @@ enum {
 };
 
 typedef struct finish_shape {
-  int64_t gene_blocks, weight_blocks, dx_blocks;
+  int64_t gene_blocks, weight_blocks, piece_blocks, dx_blocks;
 } finish_shape;
 
 /* Where row `row` of partial goes; NULL: nowhere. */
@@ -21,7 +21,8 @@ static __device__ __forceinline__ float *weight_row(const av_gpu_decode &call, i
   if (h >= call.n_heads) {
     return call.dpx_r;
   }
-  return k == call.width - 1 ? call.head[h].dc : call.head[h].dw + k * call.n_genes;
+  return k == call.width - 1 ? call.head[h].dc
+                             : call.head[h].dw + av_row_of_input(call, k) * call.n_genes;
 }
 
 static __device__ void add_weights(const av_gpu_decode &call, const finish_shape &shape) {
@@ -36,6 +37,32 @@ static __device__ void add_weights(const av_gpu_decode &call, const finish_shape
     sum += (double)call.partial[(s * call.n_partial + row) * call.stride + g];
   }
   to[g] = (float)((double)to[g] + sum);
+}
+
+/* Pieces of the run that begins with this one, if one does. */
+static __device__ void add_pieces(const av_gpu_decode &call, int64_t block, int64_t gene_blocks) {
+  const av_gpu_decode_walk &walk = call.walk;
+  const int s = (int)(block / gene_blocks % walk.n);
+  const int64_t first = block / gene_blocks / walk.n;
+  const int64_t g = block % gene_blocks * THREADS + threadIdx.x;
+  const int key = walk.piece_of[first];
+  int64_t before = first - 1;
+  while (before >= 0 && walk.piece_of[before] < 0) {
+    --before;
+  }
+  if (key < 0 || g >= call.n_genes || (before >= 0 && walk.piece_of[before] == key)) {
+    return;
+  }
+  float *to = av_row_of_key(call, s, key) + g;
+  double sum = (double)*to;
+  for (int64_t piece = first; piece < call.n_slabs * AV_DECODE_PIECES; ++piece) {
+    const int other = walk.piece_of[piece];
+    if (other >= 0 && other != key) {
+      break;
+    }
+    sum += other < 0 ? 0.0 : (double)walk.pieces[(piece * walk.n + s) * call.stride + g];
+  }
+  *to = (float)sum;
 }
 
 /* Numbers of dx of the chunk, (n, n_in): SHARES threads for each, which take the tiles in turn. */
@@ -75,8 +102,10 @@ static __global__ void __launch_bounds__(THREADS)
   __shared__ double room[THREADS];
   if (blockIdx.x < shape.weight_blocks) {
     add_weights(call, shape);
-  } else if (blockIdx.x < shape.weight_blocks + shape.dx_blocks) {
-    write_dx(call, blockIdx.x - shape.weight_blocks, room);
+  } else if (blockIdx.x < shape.weight_blocks + shape.piece_blocks) {
+    add_pieces(call, blockIdx.x - shape.weight_blocks, shape.gene_blocks);
+  } else if (blockIdx.x < shape.weight_blocks + shape.piece_blocks + shape.dx_blocks) {
+    write_dx(call, blockIdx.x - shape.weight_blocks - shape.piece_blocks, room);
   } else {
     add_loss(call, losses, room);
   }
@@ -84,12 +113,15 @@ static __global__ void __launch_bounds__(THREADS)
 
 extern "C" cudaError_t av_gpu_decode_finish(cudaStream_t stream, const av_gpu_decode *call,
                                             bool gradients, double *losses) {
-  finish_shape shape = {av_blocks(call->n_genes, THREADS), 0, 0};
+  finish_shape shape = {av_blocks(call->n_genes, THREADS), 0, 0, 0};
   if (gradients) {
     shape.weight_blocks = shape.gene_blocks * call->n_partial;
+    if (call->walk.order != NULL) {
+      shape.piece_blocks = shape.gene_blocks * call->n_slabs * AV_DECODE_PIECES * call->walk.n;
+    }
     shape.dx_blocks = call->wide ? 0 : av_blocks(call->n * call->n_in, OUTPUTS);
   }
-  AV_LAUNCH(finish, (unsigned)(shape.weight_blocks + shape.dx_blocks + 1), THREADS, 0, stream,
-            *call, shape, losses);
+  const int64_t blocks = shape.weight_blocks + shape.piece_blocks + shape.dx_blocks + 1;
+  AV_LAUNCH(finish, (unsigned)blocks, THREADS, 0, stream, *call, shape, losses);
   return cudaGetLastError();
 }

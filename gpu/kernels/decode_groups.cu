@@ -1,9 +1,8 @@
-/* Sums of rows of gradients over the cells that share a key: one-hot columns of many categories,
- * dispersions of a batch or label.
+/* Cells in the order of a key, and sums of rows of gradients over the cells that share one.
  *
  * sort: how many of the chunk's cells have smaller keys is counted by comparing each with all, n^2
- * comparisons a factor from shared memory, of some 6 instructions (4,096 cells: 16 million, on 16
- * blocks and more), which gives an order that nothing disturbs. groups: a block has 128 genes and,
+ * comparisons a factor from shared memory, of some 6 instructions (4,096 cells: 16 million, on 128
+ * blocks: some us), which gives an order that nothing disturbs. groups: a block has 128 genes and,
  * in turn, keys; its warps share a key's cells. Bound: 4 bytes for each cell and gene. */
 #include "kernels/decode.h"
 #include "kernels/device.h"
@@ -11,6 +10,8 @@
 enum {
   THREADS = 256,
   WARPS = THREADS / AV_WARP,
+  SHARES = 8,      /* threads that sort a row */
+  SORTED = THREADS / SHARES,
   KEY_BLOCKS = 64, /* that share the keys */
   RUN = 32,        /* rows that are added in float */
   LANE_GENES = AV_DECODE_KEY_GENES / AV_WARP
@@ -20,7 +21,7 @@ static __device__ __forceinline__ int key_of(const av_gpu_decode &call,
                                              const av_gpu_decode_keys &keys, int64_t i,
                                              int factor) {
   const int64_t row = call.rows.row[call.first + i];
-  return keys.key[row * keys.n_factors + factor];
+  return keys.key[row * keys.stride + factor];
 }
 
 /* Rows of the chunk that are there. */
@@ -29,43 +30,42 @@ static __device__ __forceinline__ int64_t rows_there(const av_gpu_decode &call) 
   return left < 0 ? 0 : left < call.n ? left : call.n;
 }
 
-/* Block (part of rows and keys, factor): a thread for each row of the chunk, then for each key. */
+/* Block (part of rows and keys, factor): SHARES threads for each row of the chunk, then for each
+ * key, compare it with a share of the rows each. */
 static __global__ void __launch_bounds__(THREADS)
     sort(const av_gpu_decode call, const av_gpu_decode_keys keys) {
   __shared__ int tile[THREADS];
   const int factor = (int)blockIdx.y;
+  const int share = (int)threadIdx.x % SHARES;
   const int64_t n_rows = rows_there(call);
-  const int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+  const int64_t i = (int64_t)blockIdx.x * SORTED + threadIdx.x / SHARES;
   const bool is_row = i < call.n;
   const int64_t base = factor * call.n; /* of the factor's part of order */
   const int key = !is_row ? (int)(i - call.n) : i < n_rows ? key_of(call, keys, i, factor) : -1;
-  const int64_t own_tile = (int64_t)blockIdx.x * THREADS;
   int less = 0;
-  int equal = 0;
-  int before = 0; /* equal, and before this row */
+  int equal = 0; /* of a row: those before it */
   for (int64_t first = 0; first < n_rows; first += THREADS) {
     __syncthreads();
     const int64_t mine = first + threadIdx.x;
     tile[threadIdx.x] = mine < n_rows ? key_of(call, keys, mine, factor) : INT32_MAX; /* no key */
     __syncthreads();
-    if (first == own_tile) {
-      before = equal;
-      for (int j = 0; j < (int)threadIdx.x; ++j) {
-        before += tile[j] == key ? 1 : 0;
-      }
-    }
+    const int before = is_row && i - first < THREADS ? (int)(i - first) : (int)THREADS;
 #ifdef __CUDACC__
 #pragma unroll 16
 #endif
-    for (int j = 0; j < THREADS; ++j) {
+    for (int j = share; j < THREADS; j += SHARES) {
       less += tile[j] < key ? 1 : 0;
-      equal += tile[j] == key ? 1 : 0;
+      equal += tile[j] == key && j < before ? 1 : 0;
     }
   }
-  if (is_row && i < n_rows) {
-    keys.order[base + less + before] = (int32_t)i;
+  for (int offset = SHARES / 2; offset > 0; offset /= 2) {
+    less += __shfl_xor_sync(AV_ALL_LANES, less, offset);
+    equal += __shfl_xor_sync(AV_ALL_LANES, equal, offset);
   }
-  if (!is_row && key < keys.n_keys) {
+  if (share == 0 && is_row && i < n_rows) {
+    keys.order[base + less + equal] = (int32_t)i;
+  }
+  if (share == 0 && !is_row && key < keys.n_keys) {
     const bool own =
         keys.first == NULL || (key >= keys.first[factor] && key < keys.first[factor + 1]);
     if (own) {
@@ -77,7 +77,7 @@ static __global__ void __launch_bounds__(THREADS)
 
 extern "C" cudaError_t av_gpu_decode_sort(cudaStream_t stream, const av_gpu_decode *call,
                                           const av_gpu_decode_keys *keys) {
-  const dim3 grid(av_blocks(call->n + keys->n_keys, THREADS), (unsigned)keys->n_factors);
+  const dim3 grid(av_blocks(call->n + keys->n_keys, SORTED), (unsigned)keys->n_factors);
   AV_LAUNCH(sort, grid, THREADS, 0, stream, *call, *keys);
   return cudaGetLastError();
 }

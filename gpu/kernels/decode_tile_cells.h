@@ -3,6 +3,7 @@
 #ifndef AV_GPU_KERNELS_DECODE_TILE_CELLS_H
 #define AV_GPU_KERNELS_DECODE_TILE_CELLS_H
 
+#include "kernels/decode_inputs.h"
 #include "kernels/decode_math.h"
 
 enum {
@@ -11,9 +12,18 @@ enum {
   AV_TILE_CELLS = AV_DECODE_CELLS / AV_TILE_WARPS, /* of a warp ... */
   AV_TILE_QUAD = 4,                                /* ... of which so many stay in registers */
   AV_TILE_QUADS = AV_TILE_CELLS / AV_TILE_QUAD,
+  AV_TILE_INPUTS = 8, /* that are multiplied at a time where there are many */
   /* between rows of shared arrays: lanes that read vectors of 4 from rows side by side meet
      different banks */
   AV_TILE_PITCH = AV_DECODE_GENES + 4
+};
+
+/* What a kernel has to do beside inputs, gradients and their sums: the less, the fewer registers.
+ */
+enum {
+  AV_TILE_PLAIN, /* narrow: nothing */
+  AV_TILE_WIDE,  /* logits and gradients in rows; px_r may be by batch or label */
+  AV_TILE_ANY    /* narrow: a walk, rows that are kept, px_r by batch or label */
 };
 
 /* Values that a warp keeps of each of its cells and genes. */
@@ -45,8 +55,8 @@ struct av_slots_of {
 template <int KIND, int WIDTH>
 struct av_tile_shared {
   static const int slot_floats = av_slots_of<KIND>::n * AV_TILE_CELLS * AV_TILE_PITCH;
-  static const int sum_floats = WIDTH * AV_WARP;
-  /* of a warp: slots while it walks, sums at the end */
+  static const int sum_floats = (WIDTH > AV_DECODE_FEW ? 1 : WIDTH) * AV_WARP;
+  /* of a warp: slots while it walks, sums at the end that are added to those of others */
   static const int room_floats = slot_floats > sum_floats ? slot_floats : sum_floats;
   float4 room[AV_TILE_WARPS * room_floats / 4];
   float4 x[AV_TILE_WARPS * AV_TILE_QUADS * WIDTH]; /* inputs of four cells each */
@@ -70,14 +80,29 @@ static __device__ __forceinline__ float &av_slot(const av_tile_place &place, int
   return place.slots[(slot * AV_TILE_CELLS + r) * AV_TILE_PITCH + gene];
 }
 
-/* A warp's cells; what is said of one is in the variables of the lane with its number. */
-typedef struct av_tile_cells {
-  int64_t base; /* rows [base, base + live) of the chunk */
+/* A warp's cells; what is said of one is in the variables of the lane with its number. ANY: they
+ * come in the order of the call's walk, if it has one. */
+template <int WAY>
+struct av_tile_cells {
+  int64_t base; /* numbers [base, base + live) of that order, or rows of the chunk */
   int live;
+  int i;      /* ANY: row of the chunk */
   int row;    /* of the slab */
   int count;  /* entries in the tile */
   int64_t at; /* the first of them */
-} av_tile_cells;
+
+  /* row of the chunk of cell r; all lanes together */
+  __device__ __forceinline__ int64_t of(int r) const {
+    return WAY == AV_TILE_ANY ? __shfl_sync(AV_ALL_LANES, i, r) : base + r;
+  }
+  /* its row of px_r; all lanes together */
+  __device__ __forceinline__ int64_t code_of(const av_gpu_decode &call, int r) const {
+    if (WAY == AV_TILE_PLAIN || call.code == NULL) {
+      return 0;
+    }
+    return call.code[__shfl_sync(AV_ALL_LANES, row, r)];
+  }
+};
 
 /* --- once a block ----------------------------------------------------------------------------- */
 
@@ -93,7 +118,7 @@ static __device__ __forceinline__ void av_tile_weights(const av_gpu_decode &call
     const int g = first_gene + e % AV_WARP;
     float value = 0.0f;
     if (g < call.n_genes && k < call.width - 1) {
-      value = head.w[k * call.n_genes + g];
+      value = head.w[av_row_of_input(call, k) * call.n_genes + g];
     } else if (g < call.n_genes && k == call.width - 1 && head.c != NULL) {
       value = head.c[g];
     }
@@ -103,22 +128,29 @@ static __device__ __forceinline__ void av_tile_weights(const av_gpu_decode &call
 
 /* --- the cells and their logits --------------------------------------------------------------- */
 
-static __device__ __forceinline__ av_tile_cells av_tile_cells_of(const av_gpu_decode &call,
-                                                                 const av_tile_place &place,
-                                                                 int64_t base, int64_t n_rows) {
-  av_tile_cells cells;
+template <int WAY>
+static __device__ __forceinline__ av_tile_cells<WAY> av_tile_cells_of(const av_gpu_decode &call,
+                                                                      const av_tile_place &place,
+                                                                      int64_t base,
+                                                                      int64_t n_rows) {
+  av_tile_cells<WAY> cells;
   const int64_t left = n_rows - base;
   cells.base = base;
   cells.live = left < 0 ? 0 : left < AV_TILE_CELLS ? (int)left : (int)AV_TILE_CELLS;
+  cells.i = (int)base + place.lane;
   cells.row = 0;
   cells.count = 0;
   cells.at = 0;
   if (place.lane < cells.live) {
-    const int32_t *starts = call.starts + (base + place.lane) * (call.n_tiles + 1) + place.tile;
+    if (WAY == AV_TILE_ANY && call.walk.order != NULL) {
+      cells.i = call.walk.order[base + place.lane];
+    }
+    const int64_t i = WAY == AV_TILE_ANY ? cells.i : base + place.lane;
+    const int32_t *starts = call.starts + i * (call.n_tiles + 1) + place.tile;
     const int begin = starts[0];
     cells.count = starts[1] - begin;
-    cells.row = call.rows.row[call.first + base + place.lane];
-    cells.at = av_entries_of(call.rows, call.first + base + place.lane).start + begin;
+    cells.row = call.rows.row[call.first + i];
+    cells.at = av_entries_of(call.rows, call.first + i).start + begin;
   }
   return cells;
 }
@@ -135,12 +167,11 @@ static __device__ __forceinline__ float av_onehot_at(const av_gpu_data &data, in
 
 /* Inputs of the cells: x, the one-hot columns if they are spread, then the 1 that c belongs to;
  * zeros beyond. A lane an input. */
-template <int WIDTH>
+template <int WIDTH, int WAY>
 static __device__ __forceinline__ void av_tile_inputs(const av_gpu_decode &call,
                                                       const av_tile_place &place,
-                                                      const av_tile_cells &cells) {
-  const int k = place.lane;
-  const float *x = call.x + (call.first + cells.base) * call.n_in + k;
+                                                      const av_tile_cells<WAY> &cells, int k) {
+  const float *x = call.x + (call.first + (WAY == AV_TILE_ANY ? 0 : cells.base)) * call.n_in + k;
   AV_ROLLED
   for (int quad = 0; quad < AV_TILE_QUADS; ++quad) {
     float value[AV_TILE_QUAD];
@@ -149,10 +180,13 @@ static __device__ __forceinline__ void av_tile_inputs(const av_gpu_decode &call,
       const int r = quad * AV_TILE_QUAD + j;
       const int row = __shfl_sync(AV_ALL_LANES, cells.row, r);
       value[j] = 0.0f;
+      const int64_t i = WAY == AV_TILE_ANY ? cells.of(r) : r;
       if (r < cells.live && k < call.n_in) {
-        value[j] = x[r * call.n_in];
+        value[j] = x[i * call.n_in];
       } else if (r < cells.live && k < call.width) {
-        value[j] = k == call.width - 1 ? 1.0f : av_onehot_at(call.rows.data, row, k - call.n_in);
+        value[j] = k == call.width - 1
+                       ? 1.0f
+                       : av_onehot_at(call.rows.data, row, av_row_of_input(call, k) - call.n_in);
       }
     }
     if (k < WIDTH) {
@@ -161,17 +195,21 @@ static __device__ __forceinline__ void av_tile_inputs(const av_gpu_decode &call,
   }
 }
 
-/* Adds what the one-hot block adds where its columns are not inputs as any other. */
-template <int KIND>
+/* Adds what the one-hot block adds where its columns, or those of the walk, are not inputs as any
+ * other. */
+template <int KIND, int WAY>
 static __device__ void av_add_onehot(const av_gpu_decode &call, const av_tile_place &place,
-                                     const av_tile_cells &cells) {
+                                     const av_tile_cells<WAY> &cells) {
   const av_gpu_data &data = call.rows.data;
+  const bool walked = call.walk.columns;
+  const int32_t *column = walked ? call.walk.key : data.column;
+  const int n_factors = walked ? 1 : data.n_factors;
   AV_ROLLED
   for (int r = 0; r < cells.live; ++r) {
-    const int64_t row = call.rows.row[call.first + cells.base + r];
+    const int64_t row = __shfl_sync(AV_ALL_LANES, cells.row, r);
     AV_ROLLED
-    for (int f = 0; f < data.n_factors; ++f) {
-      const int64_t k = call.n_in + data.column[row * data.n_factors + f];
+    for (int f = 0; place.gene && f < n_factors; ++f) {
+      const int64_t k = call.n_in + column[row * data.n_factors + f];
       for (int h = 0; h < av_kind_of<KIND>::heads; ++h) {
         av_slot(place, av_slots_of<KIND>::logit(h), r, place.lane) +=
             __ldg(call.head[h].w + k * call.n_genes + place.g);
@@ -181,11 +219,13 @@ static __device__ void av_add_onehot(const av_gpu_decode &call, const av_tile_pl
 }
 
 /* Logits of the lane's gene into its slots: narrow. */
-template <int KIND, int WIDTH>
+template <int KIND, int WIDTH, int WAY>
 static __device__ __forceinline__ void av_make_logits(const av_gpu_decode &call,
                                                       const av_tile_place &place,
-                                                      const av_tile_cells &cells) {
+                                                      const av_tile_cells<WAY> &cells) {
   const int heads = av_kind_of<KIND>::heads;
+  const int blocks = (call.width + AV_TILE_INPUTS - 1) / AV_TILE_INPUTS;
+  const int n = WIDTH > AV_DECODE_FEW ? blocks * AV_TILE_INPUTS : WIDTH; /* zeros beyond width */
   AV_ROLLED
   for (int quad = 0; quad < AV_TILE_QUADS; ++quad) {
     float4 logit[heads];
@@ -193,8 +233,8 @@ static __device__ __forceinline__ void av_make_logits(const av_gpu_decode &call,
     for (int h = 0; h < heads; ++h) {
       logit[h] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     }
-    AV_UNROLL
-    for (int k = 0; k < WIDTH; ++k) {
+    AV_UNROLL_BY((WIDTH > AV_DECODE_FEW ? AV_TILE_INPUTS : WIDTH))
+    for (int k = 0; k < n; ++k) {
       const float4 x = place.x[quad * WIDTH + k];
       AV_UNROLL
       for (int h = 0; h < heads; ++h) {
@@ -215,7 +255,7 @@ static __device__ __forceinline__ void av_make_logits(const av_gpu_decode &call,
       av_slot(place, slot, r + 3, place.lane) = logit[h].w;
     }
   }
-  if (call.n_onehot > 0 && !call.spread && place.gene) {
+  if (WAY == AV_TILE_ANY && call.n_onehot > 0 && (!call.spread || call.walk.columns)) {
     av_add_onehot<KIND>(call, place, cells);
   }
 }
@@ -224,7 +264,7 @@ static __device__ __forceinline__ void av_make_logits(const av_gpu_decode &call,
 template <int KIND>
 static __device__ __forceinline__ void av_load_logits(const av_gpu_decode &call,
                                                       const av_tile_place &place,
-                                                      const av_tile_cells &cells) {
+                                                      const av_tile_cells<AV_TILE_WIDE> &cells) {
   AV_UNROLL
   for (int h = 0; h < av_kind_of<KIND>::heads; ++h) {
     const float *rows = call.head[h].rows + cells.base * call.stride + place.g;

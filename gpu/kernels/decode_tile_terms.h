@@ -27,10 +27,10 @@ static __device__ AV_SLOW av_exact_grads av_exact_grads_of(bool softplus, double
 
 /* Base terms of the lane's gene in cell r, from the logits in its slots. valid: there are such a
  * cell and gene. own: where all cells have the gene's px_r in common. */
-template <int KIND>
+template <int KIND, int WAY>
 static __device__ __forceinline__ void av_place_base(const av_gpu_decode &call,
                                                      const av_tile_place &place, int64_t i, int r,
-                                                     int row, bool valid, av_shape own) {
+                                                     int64_t code, bool valid, av_shape own) {
   typedef av_kind_of<KIND> kind;
   typedef av_slots_of<KIND> slots;
   float mean = 0.0f;
@@ -46,8 +46,8 @@ static __device__ __forceinline__ void av_place_base(const av_gpu_decode &call,
     av_shape shape = own;
     if (kind::by_cell) {
       shape = av_shape_of(av_slot(place, slots::px_r, r, place.lane));
-    } else if (!kind::poisson && call.code != NULL) {
-      shape = av_shape_of(call.px_r[call.code[row] * call.n_genes + place.g]);
+    } else if (!kind::poisson && WAY != AV_TILE_PLAIN && call.code != NULL) {
+      shape = av_shape_of(call.px_r[code * call.n_genes + place.g]);
     }
     if (cell.w != 0.0f) {
       const av_exact_grads grads =
@@ -84,11 +84,11 @@ static __device__ __forceinline__ void av_place_base(const av_gpu_decode &call,
 }
 
 /* Corrections of entry (gene of the tile, x) of cell r into the slots. */
-template <int KIND>
+template <int KIND, int WAY>
 static __device__ __forceinline__ void av_place_entry(const av_gpu_decode &call,
                                                       const av_tile_place &place,
                                                       const float *px_r_of, int64_t i, int r,
-                                                      int row, int gene, float x) {
+                                                      int64_t code, int gene, float x) {
   typedef av_kind_of<KIND> kind;
   typedef av_slots_of<KIND> slots;
   const float4 cell = call.cell[i];
@@ -100,8 +100,8 @@ static __device__ __forceinline__ void av_place_entry(const av_gpu_decode &call,
   }
   if (kind::by_cell) {
     px_r = av_slot(place, slots::px_r, r, gene);
-  } else if (!kind::poisson && call.code != NULL) {
-    px_r = call.px_r[call.code[row] * call.n_genes + place.tile * AV_DECODE_GENES + gene];
+  } else if (!kind::poisson && WAY != AV_TILE_PLAIN && call.code != NULL) {
+    px_r = call.px_r[code * call.n_genes + place.tile * AV_DECODE_GENES + gene];
   } else if (!kind::poisson) {
     px_r = px_r_of[gene];
   }
@@ -128,10 +128,10 @@ static __device__ __forceinline__ void av_place_entry(const av_gpu_decode &call,
 }
 
 /* Entries of the cells, one a lane. */
-template <int KIND>
+template <int KIND, int WAY>
 static __device__ __forceinline__ void av_place_entries(const av_gpu_decode &call,
                                                         const av_tile_place &place,
-                                                        const av_tile_cells &cells,
+                                                        const av_tile_cells<WAY> &cells,
                                                         const float *px_r_of) {
   int ends[AV_TILE_CELLS]; /* of each cell's entries, numbered through */
   int total = 0;
@@ -150,12 +150,13 @@ static __device__ __forceinline__ void av_place_entries(const av_gpu_decode &cal
       r = number >= ends[c] ? c + 1 : r;
       before = number >= ends[c] ? ends[c] : before;
     }
-    const int row = __shfl_sync(AV_ALL_LANES, cells.row, r);
+    const int64_t i = cells.of(r);
+    const int64_t code = cells.code_of(call, r);
     const int64_t at = __shfl_sync(AV_ALL_LANES, (long long)cells.at, r) + number - before;
     if (number < total) {
       const int gene = av_entry_gene(call.rows.data, at) - (int)(place.tile * AV_DECODE_GENES);
-      av_place_entry<KIND>(call, place, px_r_of, cells.base + r, r, row, gene,
-                           av_entry_value(call.rows.data, at));
+      av_place_entry<KIND, WAY>(call, place, px_r_of, i, r, code, gene,
+                                av_entry_value(call.rows.data, at));
     }
   }
 }

@@ -5,16 +5,12 @@
 extern "C" cudaError_t av_gpu_decode_tiles(cudaStream_t stream, const av_gpu_decode *call) {
   switch (call->kind) {
     case AV_DECODE_POISSON:
-      av_launch_tiles<AV_DECODE_POISSON>(stream, *call);
-      break;
+      return av_launch_tiles<AV_DECODE_POISSON>(stream, *call);
     case AV_DECODE_NB:
-      av_launch_tiles<AV_DECODE_NB>(stream, *call);
-      break;
+      return av_launch_tiles<AV_DECODE_NB>(stream, *call);
     case AV_DECODE_NB_BY_CELL:
-      av_launch_tiles<AV_DECODE_NB_BY_CELL>(stream, *call);
-      break;
+      return av_launch_tiles<AV_DECODE_NB_BY_CELL>(stream, *call);
     default:
       return av_gpu_decode_tiles_zinb(stream, call);
   }
-  return cudaGetLastError();
 }

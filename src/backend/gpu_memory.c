@@ -52,40 +52,19 @@ int64_t av_gpu_staging_bytes(int64_t slot_bytes) {
 
 /* ---- scratch ---- */
 
-/* gpu/decode.c, with gradients. */
-static int64_t decode_bytes(const av_gpu_scratch *of) {
-  enum { TILE = 32, CELLS = 32, WIDTH = 20 }; /* kernels/decode.h */
-  const int64_t number = sizeof(float);
-  const bool wide = of->n_in + 1 > WIDTH;
-  const bool spread = !wide && of->n_in + of->n_onehot + 1 <= WIDTH;
-  const int64_t width = 1 + (wide ? 0 : of->n_in) + (spread ? of->n_onehot : 0);
-  const int64_t tiles = parts(of->n_genes, TILE);
-  const int64_t stride = tiles * TILE;
-  /* of a cell: the heads' rows and px_r's, parts of dx, where tiles begin */
-  const int64_t rows = (wide || (of->n_onehot > 0 && !spread) ? of->n_heads : 0) + 1;
-  const int64_t cell = number * (rows * stride + (wide ? 0 : tiles * of->n_in) + tiles + 1);
-  const int64_t chunk = smaller(larger(parts(AV_GPU_DECODE_SCRATCH, cell), CELLS), of->max_rows);
-  const int64_t slabs =
-      larger(smaller(parts(AV_GPU_DECODE_BLOCKS, larger(tiles, 1)), parts(chunk, CELLS)),
-             parts(chunk, AV_GPU_DECODE_SLAB));
-  const int64_t facts = 64 + number * (1 + of->n_factors); /* and places in the order of columns */
-  return chunk * cell + slabs * (of->n_heads * width + 1) * stride * number + of->max_rows * facts +
-         4 * number * of->n_onehot;
-}
-
 /* gpu/sparse_linear.c, the gradient. */
 static int64_t sparse_bytes(const av_gpu_scratch *of) {
   enum { CHUNK = 16, TILE = 64, SLAB = 256 };
-  const int64_t bounds = (parts(of->n_genes, CHUNK) + 1) * (int64_t)sizeof(uint32_t);
+  const int64_t bounds = (parts(of->decode.n_genes, CHUNK) + 1) * (int64_t)sizeof(uint32_t);
   const int64_t sums = larger((of->n_first_in + 1) * of->n_first * (int64_t)sizeof(float), 1);
-  const int64_t slabs = smaller(of->max_rows / SLAB, AV_GPU_SPARSE_SCRATCH / sums);
-  const int64_t rows = smaller(of->max_rows, larger(AV_GPU_SPARSE_SCRATCH / bounds, TILE));
+  const int64_t slabs = smaller(of->decode.max_rows / SLAB, AV_GPU_SPARSE_SCRATCH / sums);
+  const int64_t rows = smaller(of->decode.max_rows, larger(AV_GPU_SPARSE_SCRATCH / bounds, TILE));
   return rows * (bounds + (int64_t)sizeof(int64_t)) + (slabs > 1 ? slabs * sums : 0);
 }
 
 int64_t av_gpu_scratch_bytes(const av_gpu_scratch *of) {
   const int64_t others = INT64_C(32) << 20; /* of gpu/ but for these two */
-  const int64_t most = larger(larger(decode_bytes(of), sparse_bytes(of)), others);
+  const int64_t most = larger(larger(av_gpu_decode_bytes(&of->decode), sparse_bytes(of)), others);
   return most + most / 4; /* unless it is told of this, av_gpu_work takes it in steps */
 }
 

@@ -9,6 +9,7 @@
 #ifndef AV_BACKEND_GPU_MEMORY_H
 #define AV_BACKEND_GPU_MEMORY_H
 
+#include "backend/gpu_decode.h"
 #include "data/dataset.h"
 
 /* Streaming: minibatches on their way at a time, and batches that live at a time (for training or
@@ -32,14 +33,8 @@ enum { AV_GPU_FETCH_SLOTS = 3 };
 #define AV_GPU_SPARE_LEAST (INT64_C(256) << 20)
 int64_t av_gpu_spare_bytes(int sharing);
 
-/* How the decoder cuts cells into chunks and slabs (gpu/decode.c), and the first layer's gradient
- * what it adds up (gpu/sparse_linear.c). */
-#define AV_GPU_DECODE_SCRATCH (INT64_C(256) << 20) /* of a chunk's cells, where 32 fit */
+/* How the first layer's gradient cuts what it adds up (gpu/sparse_linear.c). */
 #define AV_GPU_SPARSE_SCRATCH (INT64_C(128) << 20) /* of its bounds, and of its slabs' sums */
-enum {
-  AV_GPU_DECODE_SLAB = 256,   /* cells at most */
-  AV_GPU_DECODE_BLOCKS = 1024 /* of tiles, that are enough */
-};
 
 /* A rank's slab. */
 typedef struct av_gpu_slab {
@@ -66,10 +61,8 @@ int64_t av_gpu_staging_bytes(int64_t slot_bytes);
 
 /* What one operation at a time needs beside its arguments, at most. */
 typedef struct av_gpu_scratch {
-  int64_t max_rows, n_genes;
-  int64_t n_heads;                   /* of the decoder, 1 to 3 */
-  int64_t n_in, n_onehot, n_factors; /* their inputs: dense, one-hot and of how many factors */
-  int64_t n_first, n_first_in;       /* of the first layer: columns, and genes with covariates */
+  av_gpu_decode_sizes decode;
+  int64_t n_first, n_first_in; /* of the first layer: columns, and genes with covariates */
 } av_gpu_scratch;
 int64_t av_gpu_scratch_bytes(const av_gpu_scratch *of);
 

@@ -10,6 +10,8 @@ extern const bool tested_is_order_free;
 /* Rows that a minibatch could hold and lacks are made 0 in what it writes, and must be 0 in what
  * it reads; else they are left alone. */
 extern const bool tested_clears_spare;
+/* All ways of computing the same (use_way) give the same bits. */
+extern const bool tested_keeps_bits;
 /* Collective. */
 av_status open_tested(av_backend *be, const av_comm *comm, int threads, bool strict);
 /* Switches to way number i of computing the same: of the cpu backend the instruction sets that this

@@ -17,6 +17,7 @@
 
 const bool tested_is_order_free = false;
 const bool tested_clears_spare = true;
+const bool tested_keeps_bits = true;
 
 void need_gpu(void) {
   int n = 0;
@@ -61,11 +62,13 @@ bool use_way(av_backend *be, int i) {
 
 /* Scratch holds nothing of the operation before, which may be what a kernel that has not waited
  * would find; on the stream, so that it is recorded where the operation is. The linker puts this in
- * the place of av_gpu_work (--wrap). */
+ * the place of av_gpu_work (--wrap). tested_scratch: how many bytes that was. */
+size_t tested_scratch;
 void *__real_av_gpu_work(av_backend *be, size_t bytes);
 void *__wrap_av_gpu_work(av_backend *be, size_t bytes);
 void *__wrap_av_gpu_work(av_backend *be, size_t bytes) {
   void *work = __real_av_gpu_work(be, bytes);
+  tested_scratch = bytes;
   if (bytes > 0 && cudaMemsetAsync(work, 0xff, bytes, av_gpu_of(be)->stream) != cudaSuccess) {
     abort();
   }
