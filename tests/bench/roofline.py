@@ -34,13 +34,16 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 GENES = {2000: 7.0, 10000: 1.9}  # and the percentage of counts that are not 0
 MINIBATCHES = [128, 1024, 4096, 16384]
 NAMES = ["LDVAE-NB", "scVI-NB", "scVI-ZINB"]
+BESIDE = [("LDVAE-NB", 48), ("LDVAE-NB, 30 latents", 1)]  # other ways of the linear decoder
 MADE_BY = "tests/bench/roofline.py --build BUILD --out tests/bench"
 
 
 def cases():
     found = [(model, 1, minibatch, genes) for genes in GENES for model in NAMES
              for minibatch in MINIBATCHES]
-    return found + [(model, 2, minibatch, 2000) for model in NAMES for minibatch in (128, 1024)]
+    found += [(model, 2, minibatch, 2000) for model in NAMES for minibatch in (128, 1024)]
+    return found + [(model, batches, minibatch, 2000) for model, batches in BESIDE
+                    for minibatch in (128, 4096)]
 
 
 # --- the record ---------------------------------------------------------------------------------

@@ -227,8 +227,8 @@ def kernels(record):
              "warps, millions, and of the longest warp; warps of a scheduler; the expected time, us, "
              "beyond the launch's own." % L1]
     for case in record["cases"]:
-        if case["genes"] == 2000 and case["minibatch"] in (128, 4096) and case["batches"] == 1:
-            lines += ["", "### %s, minibatch %s" % (case["model"], whole(case["minibatch"])), ""]
+        if case["genes"] == 2000 and case["minibatch"] in (128, 4096) and case["batches"] != 2:
+            lines += ["", "### %s, minibatch %s" % tuple(first_cells(case)[:2]), ""]
             lines += table(["launch", "file", "blocks", "threads", "threads, MB", "shared", "L2",
                             "differ", "memory", "float32, M", "float64", "special", "shuffles",
                             "us", "bound", "L1, us", "warps, M", "longest", "warps", "expected, us"], kernel_rows(case, record["files"]), 2)[:-1]

@@ -26,7 +26,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { STEPS = 2, MOST_BATCHES = 8 };
+enum { STEPS = 2, MOST_BATCHES = 64 };
 
 typedef struct run {
   av_comm comm;
@@ -119,7 +119,12 @@ static void fill_counts(run *r) {
 }
 
 static void make_data(run *r, int64_t genes, int64_t n_batches) {
-  static const char *const names[MOST_BATCHES] = {"b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7"};
+  char text[MOST_BATCHES][8];
+  const char *names[MOST_BATCHES];
+  for (int b = 0; b < n_batches && b < MOST_BATCHES; ++b) {
+    snprintf(text[b], sizeof text[b], "b%d", b);
+    names[b] = text[b];
+  }
   av_dataset *dataset = &r->dataset;
   const int64_t cells = STEPS * r->minibatch;
   *dataset = (av_dataset){.n_cells = cells,
@@ -140,7 +145,8 @@ static void make_data(run *r, int64_t genes, int64_t n_batches) {
 
 /* ---- model ---- */
 
-static void read_settings(run *r, const char *model, const char *likelihood) {
+static void read_settings(run *r, const char *model, const char *likelihood, const char *latents) {
+  char n_latent[64];
   char linear[64];
   char wanted[64];
   char size[64];
@@ -148,10 +154,16 @@ static void read_settings(run *r, const char *model, const char *likelihood) {
            strcmp(model, "LDVAE") == 0 ? "yes" : "no");
   snprintf(wanted, sizeof wanted, "model.gene_likelihood=%s", likelihood);
   snprintf(size, sizeof size, "train.batch_size=%" PRId64, r->minibatch);
-  char *const settings[] = {
-      linear, wanted, size, "runtime.backend=cuda", "data.input=drawn", "output.path=none.h5ad"};
+  snprintf(n_latent, sizeof n_latent, "model.n_latent=%s", latents);
+  char *const settings[] = {linear,
+                            wanted,
+                            size,
+                            n_latent,
+                            "runtime.backend=cuda",
+                            "data.input=drawn",
+                            "output.path=none.h5ad"};
   must(av_config_defaults(&r->config));
-  must(av_config_parse(&r->config, "defaults", "", 6, settings));
+  must(av_config_parse(&r->config, "defaults", "", 7, settings));
   must(av_config_resolve(&r->config));
 }
 
@@ -236,15 +248,17 @@ static void close_run(run *r) {
 int main(int argc, char **argv) {
   run r = {.minibatch = 0};
   must(av_comm_create(&r.comm, &argc, &argv));
-  if (argc != 7) {
-    fprintf(stderr, "usage: gpu_roofline LDVAE|scVI nb|zinb BATCHES MINIBATCH GENES PERCENT\n");
+  if (argc != 8 || atoll(argv[3]) > MOST_BATCHES) {
+    fprintf(stderr,
+            "usage: gpu_roofline LDVAE|scVI nb|zinb BATCHES MINIBATCH GENES PERCENT "
+            "LATENTS\n");
     return 64;
   }
   r.minibatch = atoll(argv[4]);
   r.share = atof(argv[6]) / 100.0;
   count_begin(ROOFLINE_RUNS);
   make_data(&r, atoll(argv[5]), atoll(argv[3]));
-  read_settings(&r, argv[1], argv[2]);
+  read_settings(&r, argv[1], argv[2], argv[7]);
   make_model(&r);
   int64_t nonzeros = 0;
   count_cold();
