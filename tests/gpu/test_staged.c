@@ -369,12 +369,10 @@ static void scratch_is_planned(void **state) {
     arrays a;
     const twin_shape shape = {.cells = of.cells, .genes = of.genes, .batches = 1, .filled = 1};
     make_dataset(&dataset, &shape, 1);
-    const av_gpu_scratch plan = {.decode = {.max_rows = of.rows,
-                                            .n_genes = of.genes,
-                                            .n_heads = 1,
-                                            .n_in = INPUTS},
-                                 .n_first = WIDTH,
-                                 .n_first_in = of.genes + 1};
+    const av_gpu_scratch plan = {
+        .decode = {.max_rows = of.rows, .n_genes = of.genes, .n_heads = 1, .n_in = INPUTS},
+        .n_first = WIDTH,
+        .n_first_in = of.genes + 1};
     open_way(&be, &comm, RESIDENT, of.rows);
     require(be.ops->data_load(&be, &dataset, &data));
     require(be.ops->batch_create(&be, data, of.rows, &batch));
