@@ -82,7 +82,7 @@ def old_gpus(folder):
     """GPUs that have no tf32 compute in float32, which is said once; those that have it are asked for it."""
     models = {}
     for major, precision in (("7", "float32"), ("7", "tf32"), ("7", "bf16"), ("8", "tf32")):
-        errors = run(folder, ["model.linear_decoder=no", "model.n_hidden=32", "runtime.gpu_sums=mpi",
+        errors = run(folder, ["model.linear_decoder=no", "model.n_hidden=48", "runtime.gpu_sums=mpi",
                               f"runtime.precision={precision}"], {"AV_EMULATED_MAJOR": major})[1]
         models[major, precision] = model(folder)
         expected = [f"atlasvi: warning: [runtime] precision = {precision} has no effect: it needs GPUs of compute "
