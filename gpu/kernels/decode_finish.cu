@@ -1,6 +1,7 @@
 /* What blocks of rows and tiles have left in parts is added up in double, in the order of the
- * parts. One launch: blocks for the weights' gradients come first, those of inputs and then pieces of
- * runs, then those for dx, then one for the loss. Bound: the bytes of the parts, at small minibatches the launch. */
+ * parts. One launch: blocks for the weights' gradients come first, those of inputs and then pieces
+ * of runs, then those for dx, then one for the loss. Bound: the bytes of the parts, at small
+ * minibatches the launch. */
 #include "kernels/decode_inputs.h"
 #include "kernels/device.h"
 

@@ -91,7 +91,8 @@ static __global__ void grad_genes(av_gpu_fold_shape shape, av_gpu_fold_arrays fo
   }
 }
 
-/* back = {A_x s, M_x.}, what no cell has left out: a block adds BACK rows of a column over the genes. Column 0 is A_x s. */
+/* back = {A_x s, M_x.}, what no cell has left out: a block adds BACK rows of a column over the
+ * genes. Column 0 is A_x s. */
 static __global__ void sum_back(av_gpu_fold_shape shape, av_gpu_fold_arrays fold,
                                 av_gpu_fold_work work, bool wide, const float *sums, double *back) {
   __shared__ double room[WARPS][BACK];
