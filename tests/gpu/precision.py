@@ -43,7 +43,7 @@ def main():
             data, settings = sys.argv[1], [f"train.max_epochs={sys.argv[2]}", *sys.argv[3:]]
         else:
             data = os.path.join(folder, "small.h5ad")
-            settings = ["train.max_epochs=8", "train.batch_size=64", "model.n_hidden=32"]
+            settings = ["train.max_epochs=8", "train.batch_size=64", "model.n_hidden=48"]
             run("simulate", data, "cells=400", "genes=90", "factors=3")
         exact = held_out(folder, data, "float32", settings)
         for precision, most in MOST.items():
