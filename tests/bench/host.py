@@ -10,14 +10,16 @@ scvi-tools makes every minibatch, and starts every operation of its step, on one
 one after the other (settings.dl_num_workers = 0, its default). Measured on this machine's CPU:
 
   loader    the next minibatch of AnnDataLoader, shuffled, from sparse counts of a simulated file;
+  staging   a copy of its dense counts in pieces: what is not pinned, as these are not by default,
+            CUDA copies through a buffer of its own before the call returns;
   step      a step of training with 4 cells, 8 genes and layers of 8 units, where there is next to
             nothing to compute, by the program's own train(), its loader's share taken off. Adam is
             asked for as it is on a GPU (foreach);
 
 --rounds processes of each in turns, of each the median of its steps in seconds of that thread's
-CPU time, which other processes do not add to; of these the least. Not measured, but worked out: the
-copy of the dense minibatch at what PCI Express can do at most. What the GPU itself takes, starting
-kernels on it, and waiting for it, are left out: they come on top.
+CPU time, which other processes do not add to; of these the least. The copy to the GPU takes no less
+than the staging, nor than PCI Express does at most. What the GPU itself takes, starting kernels on
+it, and waiting for it, are left out: they come on top.
 """
 import os
 import statistics
@@ -36,9 +38,14 @@ NAMES = ["LDVAE-NB", "scVI-NB", "scVI-ZINB"]
 
 
 def cpu_name():
+    facts = {}
     with open("/proc/cpuinfo") as file:
-        return next((line.split(":", 1)[1].strip() for line in file
-                     if line.startswith("model name")), "unknown")
+        for line in file:
+            name, _, value = line.partition(":")
+            facts.setdefault(name.strip(), value.strip())
+    return ", ".join([facts.get("model name", "unknown")] + [
+        "%s %s" % (name[4:] if name.startswith("cpu ") else name, facts[name])
+        for name in ("cpu family", "model") if name in facts])
 
 
 def theirs(programs, options, what, model, **task):
@@ -67,7 +74,8 @@ def measure(programs, options):
     for (what, model, task), its in zip(jobs, runs):
         entry = {"minibatch": task["minibatch"]} if what == "loader" else \
             {"model": model, "operations": its[0]["operations"]}
-        found[what].append({**entry, **{k: [run[k] for run in its] for k in keys}})
+        also = ("staging_seconds",) if what == "loader" else ()
+        found[what].append({**entry, **{k: [run[k] for run in its] for k in keys + also}})
     first = runs[0][0]
     return {"host_settings": {"cells": first["cells"], "genes": first["genes"],
                               "steps": options.steps, "rounds": options.rounds},
@@ -81,16 +89,16 @@ def bounds(record):
     """{(model, minibatch): (loader, step, copy) in seconds of a step}, each from below."""
     genes = record["host_settings"]["genes"]
     return {(step["model"], loader["minibatch"]): (
-        min(loader["cpu_seconds"]), min(step["cpu_seconds"]),
+        min(loader["cpu_seconds"]), min(step["cpu_seconds"]), min(loader["staging_seconds"]),
         4.0 * loader["minibatch"] * genes / PCI_EXPRESS)
         for step in record["dispatch"] for loader in record["loader"]}
 
 
 def epochs(record):
     """{(model, minibatch): seconds of an epoch on this host, and on one FASTER times as fast}"""
-    return {key: tuple(-(-CELLS // key[1]) * ((loader + step) / times + copy)
+    return {key: tuple(-(-CELLS // key[1]) * ((loader + step) / times + max(staging / times, copy))
                        for times in (1, FASTER))
-            for key, (loader, step, copy) in bounds(record).items()}
+            for key, (loader, step, staging, copy) in bounds(record).items()}
 
 
 def markdown(record):
@@ -107,15 +115,16 @@ def markdown(record):
             "scvi-tools %s (torch %s), whatever computes, and so a bound from below of its time on any "
             "GPU beside a host like this one. Milliseconds of CPU time of a step: the loader's "
             "minibatch of %s cells x %s genes, %.1f %% of the counts not 0; the step with next to "
-            "nothing to compute; at least, by what PCI Express can do, the copy of the dense minibatch "
-            "(worked out). Operations: those that a step dispatches and that are no views, each of "
-            "which starts at least one kernel on a GPU; that is not in the times. An epoch of %s cells, "
+            "nothing to compute; staging the dense minibatch for its copy to the GPU; beside which the copy "
+            "takes at least what PCI Express does (worked out). Operations: those that a step dispatches "
+            "and that are no views, most of which start a kernel on a GPU; what that takes is not in the "
+            "times. An epoch of %s cells, "
             "seconds, no less than, and cells/s, no more than; then the same beside a host %d times as "
             "fast. Medians of %s steps, the least of %d processes; load of the machine %.1f - %.1f." % (
                 record["cpu"], record["scvi"], record["torch"], whole(s["cells"]),
                 whole(s["genes"]), record["percent"], whole(CELLS), FASTER, whole(s["steps"]),
                 s["rounds"], min(loads), max(loads)), ""] + table(
-        ["model", "minibatch", "loader, ms", "step, ms", "copy, ms", "operations", "epoch, s",
+        ["model", "minibatch", "loader, ms", "step, ms", "staging, ms", "copy, ms", "operations", "epoch, s",
          "cells/s", "faster host, s", "cells/s"], rows)
 
 

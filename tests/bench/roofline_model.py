@@ -1,8 +1,8 @@
 """Times of what roofline_counts.py counts, on an H100. Tables: roofline_table.py.
 
-The least: every rate is the most that the chip can do by its specification, or an assumption that is
-named as such: bounds from below, but for the time from one launch to the next, which is assumed. The
-expected: machine instructions at rates that are assumptions throughout."""
+The least: every rate is the most that the chip can do by its specification, or an assumption that
+is named as such: bounds from below, but for the time from one launch to the next, which is assumed.
+The expected: machine instructions at rates that are assumptions throughout."""
 import re
 
 from programs import Failed
@@ -22,14 +22,14 @@ SINGLE, DOUBLE, SPECIAL, SHUFFLES = 128, 64, 16, 32
 # Assumption: cuBLAS cuts a product into tiles of 64 x 64, and k into pieces of 256.
 PRODUCT_TILE, PRODUCT_DEPTH = 64, 256
 FLOORS = (2e-6, 4e-6)  # assumption: from the start of a launch in a CUDA graph to the next one's
-# What is expected. Assumptions: (the share of each rate above, and of the instructions that schedulers
-# can issue, that kernels reach; instructions a cycle of a warp that waits for its own results alone:
-# 4 to 5 cycles each in arithmetic, by published microbenchmarks). Likely, and from above of times.
+# What is expected. Assumptions: (the share of each rate above, and of the instructions that
+# schedulers can issue, that kernels reach; instructions a cycle of a warp that waits for its own
+# results alone: 4 to 5 cycles each in arithmetic, by published microbenchmarks). Likely, and slow.
 REACHED, SLOW = (0.65, 0.2), (0.45, 0.12)
 SCHEDULERS, WARP = 4, 32  # of a multiprocessor, each one instruction of a warp a cycle: white paper
 # What blocks of one multiprocessor share, compute capability 9.0: CUDA programming guide.
 REGISTERS, SHARED, WARPS, BLOCKS, BLOCK_SHARED = 65536, 228 * 1024, 64, 32, 1024
-REQUESTS = 1              # a cycle and multiprocessor: warps' loads, stores and shuffles, by the same
+REQUESTS = 1  # a cycle and multiprocessor: warps' loads, stores and shuffles, by the same guide
 LEAST, LIKELY, MOST, LONGEST, ASKED = range(5)  # of a launch's "issue"
 CELLS = 1000000
 

@@ -231,7 +231,8 @@ def kernels(record):
             lines += ["", "### %s, minibatch %s" % tuple(first_cells(case)[:2]), ""]
             lines += table(["launch", "file", "blocks", "threads", "threads, MB", "shared", "L2",
                             "differ", "memory", "float32, M", "float64", "special", "shuffles",
-                            "us", "bound", "L1, us", "warps, M", "longest", "warps", "expected, us"], kernel_rows(case, record["files"]), 2)[:-1]
+                            "us", "bound", "L1, us", "warps, M", "longest", "warps", "expected, us"],
+                           kernel_rows(case, record["files"]), 2)[:-1]
     return lines + [""]
 
 

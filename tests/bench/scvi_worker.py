@@ -10,7 +10,8 @@ task["do"]:
            trains one epoch; seconds of get_latent_representation or get_normalized_expression for
            all cells, with default arguments and ("fair") with task["batch_size"]
   loader   medians of seconds, of the thread's CPU time and by the clock, of a minibatch of the
-           loader; of all of the file's cells, task["steps"] minibatches
+           loader; of all of the file's cells, task["steps"] minibatches; and of copying its dense
+           counts, 4 MiB at a time, to where they have been copied to before
   dispatch likewise of a step of training where there is next to nothing to compute, without its
            loader; and how many operations that are no views it dispatches
 """
@@ -128,40 +129,61 @@ def infer(task):
 
 
 class Clock:
-    """Seconds from one call of tick() to the next; the first tenth of them are left out."""
+    """Seconds from one call of tick() to the next, or of each begin() to its tick(); the first tenth
+    of them are left out."""
 
     def __init__(self):
-        self.times = []
+        self.last, self.times = None, []
+
+    def begin(self):
+        self.last = np.array([time.thread_time(), time.perf_counter()])
 
     def tick(self):
-        self.times.append((time.thread_time(), time.perf_counter()))
+        last = self.last
+        self.begin()
+        if last is not None:
+            self.times.append(self.last - last)
 
     def medians(self):
-        steps = np.diff(np.array(self.times), axis=0)
-        return np.median(steps[len(steps) // 10:], axis=0)
+        return np.median(self.times[len(self.times) // 10:], axis=0)
 
 
 def named(seconds):
     return {"cpu_seconds": float(seconds[0]), "wall_seconds": float(seconds[1])}
 
 
-def loader_medians(model, minibatch, steps):
-    """As train() makes it: shuffled, no worker processes."""
+def minibatches(model, minibatch, steps):
+    """As train() makes them: shuffled, no worker processes."""
     from scvi.dataloaders import AnnDataLoader
-    clock, left = Clock(), steps
-    while left > 0:
-        for _ in AnnDataLoader(model.adata_manager, batch_size=minibatch, shuffle=True):
-            clock.tick()
-            left -= 1
-            if left == 0:
-                break
-    return clock.medians()
+    while steps > 0:
+        for made in AnnDataLoader(model.adata_manager, batch_size=minibatch, shuffle=True):
+            if steps > 0:
+                yield made
+            steps -= 1
+
+
+def loader_medians(model, minibatch, steps):
+    """Of a minibatch, and of staging it: as CUDA copies what is not pinned."""
+    making, staging = Clock(), Clock()
+    room = np.zeros(1 << 20, np.float32)
+    made = minibatches(model, minibatch, steps)
+    for _ in range(steps):
+        making.begin()
+        counts = next(made)["X"].numpy().reshape(-1)
+        making.tick()
+        staging.begin()
+        for at in range(0, counts.size, room.size):
+            piece = counts[at:at + room.size]
+            np.copyto(room[:piece.size], piece)
+        staging.tick()
+    return making.medians(), staging.medians()
 
 
 def loader(task):
     model = model_of(task)
     counts = model.adata.X
-    return {**named(loader_medians(model, task["minibatch"], task["steps"])),
+    made, staged = loader_medians(model, task["minibatch"], task["steps"])
+    return {**named(made), "staging_seconds": float(staged[0]),
             "cells": counts.shape[0], "genes": counts.shape[1],
             "percent": 100.0 * counts.nnz / (counts.shape[0] * counts.shape[1])}
 
@@ -224,7 +246,7 @@ def dispatch(task):
     model.train(max_epochs=1, accelerator="cpu", batch_size=minibatch, train_size=1.0,
                 validation_size=0.0, enable_progress_bar=False, callbacks=[seen],
                 plan_kwargs={"optimizer": "Custom", "optimizer_creator": adam})
-    alone = loader_medians(model, minibatch, task["steps"])
+    alone, _ = loader_medians(model, minibatch, task["steps"])
     return {**named(seen.clock.medians() - alone), "operations": seen.count.operations}
 
 
