@@ -31,6 +31,8 @@
  *   tiles  about 300 (base terms 130, entries 45, logits and sums of w 45, dx 30): 130 us at 4,096
  *          cells; 252 blocks of 4 warps at 128. Registers (128) allow 16 warps a multiprocessor.
  *          dx takes 4 n_in bytes of scratch for each cell and tile, 10 MB at 4,096.
+ *   (Counted in the compiled kernels since, as warps would issue them at 4,096 cells, they are 190
+ *   and 210, within a fourth: tests/bench/roofline.md.)
  *   sort   n^2 comparisons (decode_groups.cu).
  *   runs   some 6 for each sum, whatever the number of keys, which takes no scratch: pieces are
  *          AV_DECODE_PIECES rows a slab, 136 at 4,096 cells, 32 at 128.
