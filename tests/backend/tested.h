@@ -12,6 +12,8 @@ extern const bool tested_is_order_free;
 extern const bool tested_clears_spare;
 /* All ways of computing the same (use_way) give the same bits. */
 extern const bool tested_keeps_bits;
+/* It takes so long that the largest shapes are computed in one way alone. */
+extern const bool tested_is_slow;
 /* Collective. */
 av_status open_tested(av_backend *be, const av_comm *comm, int threads, bool strict);
 /* Switches to way number i of computing the same: of the cpu backend the instruction sets that this

@@ -7,6 +7,7 @@
 const bool tested_is_order_free = true;
 const bool tested_clears_spare = false;
 const bool tested_keeps_bits = false;
+const bool tested_is_slow = false;
 
 av_status open_tested(av_backend *be, const av_comm *comm, int threads, bool strict) {
   const av_backend_options options = {

@@ -18,6 +18,11 @@
 const bool tested_is_order_free = false;
 const bool tested_clears_spare = true;
 const bool tested_keeps_bits = true;
+#ifdef AV_EMULATED
+const bool tested_is_slow = true;
+#else
+const bool tested_is_slow = false;
+#endif
 
 void need_gpu(void) {
   int n = 0;
