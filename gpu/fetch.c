@@ -60,7 +60,10 @@ void av_gpu_fetch_free(av_backend *be, av_gpu_fetch *fetch) {
   if (fetch == NULL) {
     return;
   }
-  av_gpu_settle(be, "results, to be freed"); /* all that its own stream waits for */
+  av_gpu_settle(be, "results, to be freed"); /* all that its own stream waits for ... */
+  if (fetch->stream != NULL) {
+    (void)cudaStreamSynchronize(fetch->stream); /* ... and, after an error, what nobody took */
+  }
   for (int i = 0; i < AV_GPU_FETCH_SLOTS; ++i) {
     slot *of = &fetch->slots[i];
     free_memory(of);
