@@ -7,7 +7,7 @@
 #include "comm.h"
 #include "state.h"
 
-/* Launches that an operation counts as one of are three at most. */
+/* What is counted once is three launches at most. */
 enum { RUNS_PER_MARK = 96 };
 
 av_status av_gpu_ahead_open(av_gpu *gpu) {

@@ -12,9 +12,8 @@
 #include "kernels/decode_sums.h"
 
 enum {
-  RHO_BYTES =
-      24 << 20,   /* of rho, and logits, that are summed: they stay in the second-level cache */
-  ALIGNMENT = 256 /* bytes */
+  RHO_BYTES = 24 << 20, /* of rho and logits that are summed: they stay in the second-level cache */
+  ALIGNMENT = 256       /* bytes */
 };
 _Static_assert((int)AV_GPU_DECODE_WIDTH == AV_DECODE_WIDTH &&
                    (int)AV_GPU_DECODE_FEW == AV_DECODE_FEW,
@@ -96,29 +95,21 @@ static void begin_values(decode_run *run, av_backend *be, const av_batch *batch,
   add_head(call, &decode->scale);
 }
 
-static int px_r_of(const av_decode *decode) {
-  if (is_poisson(decode) || is_by_cell(decode)) {
-    return AV_GPU_PX_R_NONE;
-  }
-  return decode->dispersion == AV_DISPERSION_GENE_LABEL   ? AV_GPU_PX_R_LABEL
-         : decode->dispersion == AV_DISPERSION_GENE_BATCH ? AV_GPU_PX_R_BATCH
-                                                          : AV_GPU_PX_R_ONE;
-}
-
 /* How gradients of one-hot columns and of px_r's rows are added up. */
 static void choose_sums(decode_run *run, const av_data *data) {
   av_gpu_decode *call = &run->call;
   const av_design *design = &data->dataset->design;
   const av_gpu_data *facts = &data->on_device;
-  const av_gpu_decode_sizes sizes = {.max_rows = run->max_rows,
-                                     .n_genes = call->n_genes,
-                                     .n_heads = call->n_heads,
-                                     .n_in = call->n_in,
-                                     .n_onehot = call->n_onehot,
-                                     .n_factors = call->n_onehot > 0 ? design->n_factors : 0,
-                                     .first = design->first,
-                                     .px_r = px_r_of(run->decode),
-                                     .n_px_r = run->decode->n_dispersion};
+  const av_gpu_decode_sizes sizes = {
+      .max_rows = run->max_rows,
+      .n_genes = call->n_genes,
+      .n_heads = call->n_heads,
+      .n_in = call->n_in,
+      .n_onehot = call->n_onehot,
+      .n_factors = call->n_onehot > 0 ? design->n_factors : 0,
+      .first = design->first,
+      .px_r = av_gpu_px_r_of(run->decode->likelihood, run->decode->dispersion),
+      .n_px_r = run->decode->n_dispersion};
   const av_gpu_decode_cut cut = av_gpu_decode_cut_of(&sizes);
   run->cut = cut;
   call->spread = cut.spread;
@@ -173,8 +164,7 @@ static void begin_losses(decode_run *run, av_backend *be, const av_batch *batch,
   choose_sums(run, batch->data);
 }
 
-/* --- cutting and scratch -----------------------------------------------------------------------
- */
+/* --- cutting and scratch ---------------------------------------------------------------------- */
 
 /* Cells at a time, with or without gradients the same: sums are cut the same way. */
 static void cut_losses(decode_run *run) {
@@ -257,8 +247,7 @@ static float *take_values(decode_run *run, scratch *from, bool rho) {
   return rho ? take(from, run->chunk * run->call.n_genes, sizeof(float)) : NULL;
 }
 
-/* --- a chunk ------------------------------------------------------------------------------------
- */
+/* --- a chunk ---------------------------------------------------------------------------------- */
 
 /* Chunks that may hold cells: of the first `rows` rows. */
 static bool next_chunk(decode_run *run, int64_t rows) {
@@ -318,8 +307,7 @@ static void grouped_gradients(decode_run *run) {
   }
 }
 
-/* --- operations ---------------------------------------------------------------------------------
- */
+/* --- operations ------------------------------------------------------------------------------- */
 
 void av_gpu_decode_nll(av_backend *be, const av_batch *batch, const av_decode *decode,
                        const av_real *x, const av_real *l, av_sum *losses, av_real *dx,
@@ -381,8 +369,7 @@ av_status av_gpu_decode_cells(av_backend *be, const av_batch *batch, const av_de
   return AV_OK;
 }
 
-/* --- rho and mu ---------------------------------------------------------------------------------
- */
+/* --- rho and mu ------------------------------------------------------------------------------- */
 
 /* Where they go, host memory; NULL: not asked for. */
 typedef struct outputs {
@@ -450,8 +437,7 @@ av_status av_gpu_decode_output(av_backend *be, const av_batch *batch, const av_d
   return AV_OK;
 }
 
-/* --- sums of rho --------------------------------------------------------------------------------
- */
+/* --- sums of rho ------------------------------------------------------------------------------ */
 
 av_status av_gpu_decode_sums(av_backend *be, const av_batch *batch, const av_decode *decode,
                              const av_real *x, const av_real *l, double scale, av_sum *sums) {

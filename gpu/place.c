@@ -99,16 +99,14 @@ static av_status too_few(int ranks, int gpus) {
       ranks, host_name(name), gpus, gpus == 1 ? "" : "s", gpus, gpus == 1 ? "" : "s");
 }
 
-/* NCCL, 2.28 at least, knows a GPU by where it is plugged in, and refuses slices of the same one.
- */
+/* NCCL, 2.28 at least, knows a GPU by where it is plugged in, and refuses two slices of it. */
 static av_status only_slices(int ranks, int devices, int gpus) {
   char name[HOST_NAME];
   return av_fail(
       AV_NODEVICE,
       "[runtime] backend = cuda: the %d ranks on node %s have %d slices (MIG) of %d GPU%s, and "
-      "NCCL "
-      "needs a GPU for each rank, not a slice: set [runtime] gpu_sums = mpi (ranks sum through the "
-      "host), or start %d rank%s a node",
+      "NCCL needs a GPU for each rank, not a slice: set [runtime] gpu_sums = mpi (ranks sum "
+      "through the host), or start %d rank%s a node",
       ranks, host_name(name), devices, gpus, gpus == 1 ? "" : "s", gpus, gpus == 1 ? "" : "s");
 }
 

@@ -80,8 +80,7 @@ void av_backend_close(av_backend *be) {
   *be = (av_backend){0};
 }
 
-/* --- what backends have in common whose operations are over when they return -------------------
- */
+/* --- what backends have in common whose operations are over when they return ------------------ */
 
 void av_backend_no_pass_begin(av_backend *be, const av_batch *batch, av_pass_kind kind,
                               const av_pass_values *values) {

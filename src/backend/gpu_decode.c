@@ -1,5 +1,7 @@
 #include "backend/gpu_decode.h"
 
+#include "config/config.h"
+
 #include <stddef.h>
 
 enum {
@@ -12,6 +14,15 @@ static int64_t at_least(int64_t n, int64_t least) { return n > least ? n : least
 static int64_t at_most(int64_t n, int64_t most) { return n < most ? n : most; }
 
 /* ---- columns and rows of px_r ---- */
+
+int av_gpu_px_r_of(int likelihood, int dispersion) {
+  if (likelihood == AV_LIKELIHOOD_POISSON || dispersion == AV_DISPERSION_GENE_CELL) {
+    return AV_GPU_PX_R_NONE;
+  }
+  return dispersion == AV_DISPERSION_GENE_LABEL   ? AV_GPU_PX_R_LABEL
+         : dispersion == AV_DISPERSION_GENE_BATCH ? AV_GPU_PX_R_BATCH
+                                                  : AV_GPU_PX_R_ONE;
+}
 
 static bool is_coded(const av_gpu_decode_sizes *of) {
   return (of->px_r == AV_GPU_PX_R_BATCH || of->px_r == AV_GPU_PX_R_LABEL) && of->n_px_r > 1;

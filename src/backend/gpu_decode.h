@@ -36,6 +36,9 @@ typedef enum av_gpu_px_r {
   AV_GPU_PX_R_LABEL
 } av_gpu_px_r;
 
+/* By AV_LIKELIHOOD_* and AV_DISPERSION_* of config.h. */
+int av_gpu_px_r_of(int likelihood, int dispersion);
+
 typedef struct av_gpu_decode_sizes {
   int64_t max_rows, n_genes;
   int64_t n_heads; /* 1 to 3 */

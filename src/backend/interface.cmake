@@ -16,10 +16,4 @@ endif()
 string(SHA256 interface "${sums}")
 
 set(text "#define AV_INTERFACE \"${interface}\"\n")
-set(old "")
-if(EXISTS ${OUTPUT})
-  file(READ ${OUTPUT} old)
-endif()
-if(NOT old STREQUAL text)
-  file(WRITE ${OUTPUT} "${text}")
-endif()
+file(CONFIGURE OUTPUT ${OUTPUT} CONTENT "${text}" @ONLY) # writes what differs

@@ -20,10 +20,4 @@ set(text "#define AV_VERSION \"${VERSION}\"
 #define AV_REVISION \"${revision}\"
 #define AV_BUILD_TYPE \"${BUILD_TYPE}\"
 ")
-set(old "")
-if(EXISTS ${OUTPUT})
-  file(READ ${OUTPUT} old)
-endif()
-if(NOT old STREQUAL text)
-  file(WRITE ${OUTPUT} "${text}")
-endif()
+file(CONFIGURE OUTPUT ${OUTPUT} CONTENT "${text}" @ONLY) # writes what differs

@@ -45,16 +45,6 @@ int64_t av_model_bytes(const av_layout *layout, const av_design *design, int64_t
          rows * real * row;
 }
 
-static int px_r_of(const av_layout *layout) {
-  if (layout->px_r < 0 || layout->spec.likelihood == AV_LIKELIHOOD_POISSON) {
-    return AV_GPU_PX_R_NONE;
-  }
-  const int dispersion = layout->spec.dispersion;
-  return dispersion == AV_DISPERSION_GENE_LABEL   ? AV_GPU_PX_R_LABEL
-         : dispersion == AV_DISPERSION_GENE_BATCH ? AV_GPU_PX_R_BATCH
-                                                  : AV_GPU_PX_R_ONE;
-}
-
 int64_t av_model_gpu_scratch(const av_layout *layout, const av_design *design, int64_t rows) {
   const av_gene_head *heads[3];
   const av_gpu_scratch scratch = {
@@ -65,7 +55,7 @@ int64_t av_model_gpu_scratch(const av_layout *layout, const av_design *design, i
                  .n_onehot = layout->scale.n_onehot,
                  .n_factors = layout->scale.n_onehot > 0 ? design->n_factors : 0,
                  .first = design->first,
-                 .px_r = px_r_of(layout),
+                 .px_r = av_gpu_px_r_of(layout->spec.likelihood, layout->spec.dispersion),
                  .n_px_r = av_spec_dispersions(&layout->spec)},
       .n_first = layout->first.n_out,
       .n_first_in = layout->spec.n_genes + design->n_onehot + design->n_continuous};

@@ -237,6 +237,18 @@ static void same_bits(void **state) {
 }
 
 #ifdef AV_EMULATED
+/* Data that the device has no memory for: one line, with both texts in it, and nothing is left. */
+static void check_refused(av_backend *be, const av_dataset *dataset, const char *what,
+                          const char *advice) {
+  av_data *data = NULL;
+  assert_int_equal(be->ops->data_load(be, dataset, &data), AV_NOMEM);
+  assert_null(data);
+  assert_non_null(strstr(av_error_text(), what));
+  assert_non_null(strstr(av_error_text(), advice));
+  assert_null(strchr(av_error_text(), '\n'));
+  av_error_clear();
+}
+
 /* Memory of the device in all -> resident, streamed, or too little; the sizes are those that the
  * backend itself has named. `spare`: what has to stay free beside them where so many share it. */
 static void check_room(int sharing, int64_t spare) {
@@ -273,13 +285,8 @@ static void check_room(int sharing, int64_t spare) {
       av_emulate_memory((size_t)(own + least - 1));
       open_way(&be, &comm, RESIDENT, rows);
       be.gpu.need.model = 1000;
-      data = NULL;
-      assert_int_equal(be.ops->data_load(&be, &dataset, &data), AV_NOMEM);
-      assert_null(data);
-      assert_non_null(strstr(av_error_text(), "150 cells do not fit the GPU, though their counts"));
-      assert_non_null(strstr(av_error_text(), "use more ranks, or a smaller [train] batch_size"));
-      assert_null(strchr(av_error_text(), '\n'));
-      av_error_clear();
+      check_refused(&be, &dataset, "150 cells do not fit the GPU, though their counts",
+                    "use more ranks, or a smaller [train] batch_size");
     }
     av_backend_close(&be);
   }
@@ -301,18 +308,12 @@ static void full_all_the_same(void **state) {
   av_comm comm;
   av_dataset dataset;
   av_backend be;
-  av_data *data = NULL;
   av_comm_self(&comm);
   make_kind(&dataset, &kinds[0]);
   av_emulate_memory((size_t)(AV_GPU_BLAS_BYTES + (int64_t)sizeof(av_gpu_step) + 1500));
   open_way(&be, &comm, RESIDENT, 2);
   be.gpu.need.model = -2 * AV_GPU_SPARE_BYTES;
-  assert_int_equal(be.ops->data_load(&be, &dataset, &data), AV_NOMEM);
-  assert_null(data);
-  assert_non_null(strstr(av_error_text(), "150 cells with "));
-  assert_non_null(strstr(av_error_text(), " more than was left: somebody else is on it"));
-  assert_null(strchr(av_error_text(), '\n'));
-  av_error_clear();
+  check_refused(&be, &dataset, "150 cells with ", " more than was left: somebody else is on it");
   av_backend_close(&be);
   av_emulate_memory(MEMORY);
   free_dataset(&dataset);

@@ -87,17 +87,22 @@ void add_covariates(av_dataset *dataset, int64_t n_sexes, const char *const *sex
   }
 }
 
+/* Numbers for a model of the scene's data, in its file. */
+static void save(scene *s, const av_model_spec *spec, uint64_t seed, bool exact) {
+  assert_int_equal(av_layout_create(&s->layout, spec), AV_OK);
+  assert_int_equal(av_values_create(&s->values, &s->layout), AV_OK);
+  rig_scatter(&s->layout, seed, s->values.params, s->values.running);
+  for (int64_t i = 0; i < 2 * spec->n_batches; ++i) {
+    s->values.prior[i] = 6.1 + (double)i / 7.0;
+  }
+  assert_int_equal(av_saved_write(&ranks, &s->config, &s->dataset, &s->layout, &s->values, exact),
+                   AV_OK);
+}
+
 scene scene_of(const char *name, av_model_spec spec, bool exact, int n, char *const *more) {
   scene s = {.config = settings(name, n, more),
              .dataset = data_of(spec.n_genes, spec.n_batches, spec.n_batches > 1 ? abc : none)};
-  assert_int_equal(av_layout_create(&s.layout, &spec), AV_OK);
-  assert_int_equal(av_values_create(&s.values, &s.layout), AV_OK);
-  rig_scatter(&s.layout, 21, s.values.params, s.values.running);
-  for (int64_t i = 0; i < 2 * spec.n_batches; ++i) {
-    s.values.prior[i] = 6.1 + (double)i / 7.0;
-  }
-  assert_int_equal(av_saved_write(&ranks, &s.config, &s.dataset, &s.layout, &s.values, exact),
-                   AV_OK);
+  save(&s, &spec, 21, exact);
   return s;
 }
 
@@ -138,14 +143,7 @@ scene full_scene(const char *name, int n, char *const *more) {
   scene s = {.config = settings(name, n, more), .dataset = data_of(spec.n_genes, 3, abc)};
   add_covariates(&s.dataset, 2, sexes, 1, here);
   set_factor(&s.dataset.label, s.dataset.n_local, 4, states);
-  assert_int_equal(av_layout_create(&s.layout, &spec), AV_OK);
-  assert_int_equal(av_values_create(&s.values, &s.layout), AV_OK);
-  rig_scatter(&s.layout, 22, s.values.params, s.values.running);
-  for (int64_t i = 0; i < 2 * spec.n_batches; ++i) {
-    s.values.prior[i] = 6.1 + (double)i / 7.0;
-  }
-  assert_int_equal(av_saved_write(&ranks, &s.config, &s.dataset, &s.layout, &s.values, true),
-                   AV_OK);
+  save(&s, &spec, 22, true);
   return s;
 }
 
