@@ -94,6 +94,10 @@ static av_status open_blas(av_backend *be) {
 static av_status open_device(av_backend *be) {
   av_gpu *gpu = av_gpu_of(be);
   AV_TRY(AV_CUDA(cudaSetDevice(gpu->device)));
+  AV_TRY(AV_CUDA(
+      cudaDeviceGetAttribute(&gpu->multiprocessors, cudaDevAttrMultiProcessorCount, gpu->device)));
+  AV_TRY(AV_CUDA(cudaDeviceGetAttribute(&gpu->shared_most, cudaDevAttrMaxSharedMemoryPerBlockOptin,
+                                        gpu->device)));
   AV_TRY(AV_CUDA(cudaStreamCreateWithFlags(&gpu->stream, cudaStreamNonBlocking)));
   AV_TRY(AV_CUDA(cudaMalloc((void **)&gpu->on_device, sizeof *gpu->on_device)));
   AV_TRY(AV_CUDA(cudaMemsetAsync(gpu->on_device, 0, sizeof *gpu->on_device, gpu->stream)));

@@ -35,7 +35,9 @@ typedef struct av_gpu_fetch av_gpu_fetch; /* fetch.h */
 typedef struct av_gpu {
   int device;
   int sharing; /* ranks that have this device, with this one */
-  size_t room; /* bytes of it that were free for this rank when it opened */
+  int multiprocessors;
+  int shared_most; /* bytes of shared memory that a block may ask for */
+  size_t room;     /* bytes of it that were free for this rank when it opened */
   cudaStream_t stream;
   cublasHandle_t blas;
   void *blas_work;

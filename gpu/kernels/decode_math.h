@@ -17,19 +17,6 @@
 #define AV_DECODE_LARGE 256.0f     /* counts above it are computed in double */
 #define AV_DECODE_LARGEST_LOG 50.0 /* of a mean in float */
 
-#ifdef __CUDACC__
-#define AV_UNROLL _Pragma("unroll")
-#define AV_ROLLED _Pragma("unroll 1") /* rare or long: copies would only fill the cache */
-#define AV_PRAGMA(what) _Pragma(#what)
-#define AV_UNROLL_BY(n) AV_PRAGMA(unroll n)
-#define AV_SLOW inline __noinline__ /* rare, and long: kept out of the kernels' registers */
-#else
-#define AV_UNROLL
-#define AV_ROLLED
-#define AV_UNROLL_BY(n)
-#define AV_SLOW inline
-#endif
-
 template <int KIND>
 struct av_kind_of {
   static const bool poisson = KIND == AV_DECODE_POISSON;

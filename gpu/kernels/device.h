@@ -11,6 +11,20 @@
 enum { AV_WARP = 32 };
 #define AV_ALL_LANES 0xffffffffu
 
+/* Arrays indexed by an unrolled loop stay in registers. */
+#ifdef __CUDACC__
+#define AV_UNROLL _Pragma("unroll")
+#define AV_ROLLED _Pragma("unroll 1") /* rare or long: copies would only fill the cache */
+#define AV_PRAGMA(what) _Pragma(#what)
+#define AV_UNROLL_BY(n) AV_PRAGMA(unroll n)
+#define AV_SLOW inline __noinline__ /* rare, and long: kept out of the kernels' registers */
+#else
+#define AV_UNROLL
+#define AV_ROLLED
+#define AV_UNROLL_BY(n)
+#define AV_SLOW inline
+#endif
+
 /* Rows of the minibatch; global number of the cell of row i. */
 static __device__ __forceinline__ int av_n_rows(const av_gpu_rows &rows) { return *rows.n; }
 static __device__ __forceinline__ int64_t av_cell_of(const av_gpu_rows &rows, int i) {

@@ -1,12 +1,18 @@
 /* First layer over the resident sparse counts, and its weights' gradient.
  *
- * Forward, one launch: y = [f(counts), continuous, one-hot] w + bias. Bound: 4 n bytes of w and
- * 2 n FLOPs for each non-zero, read through the second-level cache, where w lies (1 MB with 2,000
- * genes x 128 columns): 9 MB for 128 cells of 140 non-zeros, 290 MB for 4,096. A warp has 128
- * columns, four a lane, in registers; its lanes fetch 32 entries together (one logarithm each) and
- * broadcast them, eight rows of w on their way at a time. Small minibatches would leave most of the
- * device idle and wait for one row after another: there up to 8 warps share a cell's entries and
- * add up in a fixed order. That number follows from max_rows, so the bits do not depend on B.
+ * Forward, one launch: y = [f(counts), continuous, one-hot] w + bias: 4 n bytes of w and 2 n FLOPs
+ * for each non-zero. Two kernels, of which sizes choose one, so that the bits do not depend on B:
+ *   forward         reads w through the second-level cache, where it lies (1 MB with 2,000 genes x
+ *                   128 columns): 9 MB for 128 cells of 140 non-zeros. A warp has 128 columns, four
+ *                   a lane, in registers; its lanes fetch 32 entries together (one logarithm each)
+ *                   and broadcast them, eight rows of w on their way at a time. Small minibatches
+ *                   would leave most of the device idle and wait for one row after another: there
+ *                   up to 8 warps share a cell's entries and add up in a fixed order.
+ *   forward_sliced  large minibatches, for which that would be 290 MB at 4,096 cells: a block keeps
+ *                   a slice of w, all genes x 32, 16, 8 or 4 columns as shared memory allows, and
+ *                   each of its warps takes one cell after another. w is read once by each group of
+ *                   cells, 16 MB in all, and the entries once for each slice, 14 MB; the rest is
+ *                   shared memory's.
  *
  * Gradient, two launches, three with slabs: dw += f(counts)^T dy, and covariates and bias
  * likewise, which are rows of w as any other (the bias is that of an input which is always 1).
@@ -31,8 +37,24 @@
 
 #include <cuda_runtime_api.h>
 
-/* Warps of a block, cells of a tile, columns of a block. */
-enum { AV_SPARSE_WARPS = 8, AV_SPARSE_TILE = 64, AV_SPARSE_COLUMNS = 128 };
+/* Warps of a block, cells of a tile, columns of a block; small counts whose inputs are kept. */
+enum { AV_SPARSE_WARPS = 8, AV_SPARSE_TILE = 64, AV_SPARSE_COLUMNS = 128, AV_SPARSE_TABLE = 255 };
+
+/* y (max_rows, n). */
+typedef struct av_gpu_sparse_layer {
+  bool take_log;   /* f = log1p */
+  bool covariates; /* rows of w follow for them */
+  int n;
+  const float *w;    /* (G + C + O with covariates, n) */
+  const float *bias; /* (n) */
+  float *y;
+} av_gpu_sparse_layer;
+
+/* How sliced blocks share it. */
+typedef struct av_gpu_sparse_slices {
+  int columns;     /* of a block's slice of w; 0: no slice fits, or is worth it */
+  unsigned groups; /* of cells: blocks for each slice */
+} av_gpu_sparse_slices;
 
 /* A gradient: how it is cut, its scratch, and where it goes. */
 typedef struct av_gpu_sparse_grad {
@@ -60,14 +82,34 @@ typedef struct av_gpu_sparse_grad {
 extern "C" {
 #endif
 
-cudaError_t av_gpu_sparse_forward(cudaStream_t stream, const av_gpu_rows *rows, bool take_log,
-                                  bool covariates, int n, const float *w, const float *bias,
-                                  float *y);
+cudaError_t av_gpu_sparse_forward(cudaStream_t stream, const av_gpu_rows *rows,
+                                  const av_gpu_sparse_layer *layer);
+/* The same with slices, if layer is whole. */
+cudaError_t av_gpu_sparse_forward_sliced(cudaStream_t stream, const av_gpu_rows *rows,
+                                         const av_gpu_sparse_layer *layer,
+                                         const av_gpu_sparse_slices *slices);
+/* Slices for a device that lets a block have shared_most bytes. */
+av_gpu_sparse_slices av_gpu_sparse_slices_of(int64_t max_rows, int64_t n_genes, int64_t n,
+                                             int64_t shared_most, int multiprocessors);
 cudaError_t av_gpu_sparse_backward(cudaStream_t stream, const av_gpu_rows *rows,
                                    const av_gpu_sparse_grad *grad);
 
 #ifdef __cplusplus
 }
 #endif
+
+/* Shared memory of a block with a slice: its columns of w, and of a row of zeros, and a table. */
+static inline int64_t av_gpu_sparse_slice_bytes(int64_t n_genes, int64_t columns) {
+  return ((n_genes + 1) * columns + AV_SPARSE_TABLE) * (int64_t)sizeof(float);
+}
+
+/* Four columns of a row lie on 16 bytes, everywhere. */
+static inline bool av_gpu_sparse_on_16_bytes(const void *array) {
+  return (uintptr_t)array % 16 == 0;
+}
+static inline bool av_gpu_sparse_whole(const av_gpu_sparse_layer *layer) {
+  return layer->n % 4 == 0 && av_gpu_sparse_on_16_bytes(layer->w) &&
+         av_gpu_sparse_on_16_bytes(layer->bias) && av_gpu_sparse_on_16_bytes(layer->y);
+}
 
 #endif

@@ -94,10 +94,13 @@ def bounds(record):
         for step in record["dispatch"] for loader in record["loader"]}
 
 
-def epochs(record):
-    """{(model, minibatch): seconds of an epoch on this host, and on one FASTER times as fast}"""
-    return {key: tuple(-(-CELLS // key[1]) * ((loader + step) / times + max(staging / times, copy))
-                       for times in (1, FASTER))
+def epochs(record, start=0.0):
+    """{(model, minibatch): seconds of an epoch on this host, and on one FASTER times as fast}, if to
+    start an operation on a GPU takes this host `start` seconds."""
+    starts = {step["model"]: start * step["operations"] for step in record["dispatch"]}
+    return {key: tuple(-(-CELLS // key[1]) * (
+                (loader + step + starts[key[0]]) / times + max(staging / times, copy))
+                for times in (1, FASTER))
             for key, (loader, step, staging, copy) in bounds(record).items()}
 
 

@@ -51,7 +51,8 @@ def method(record):
         "compiles it, is played on the emulated device (tests/gpu/roofline/played.h; it has to compute "
         "what the kernels' C++ computes), where a warp issues a basic block as often as the lane that "
         "enters it most often; ptxas's line table says how many instructions it made of each block "
-        "(tests/gpu/roofline/play.py). What remains uncertain is how often each of several copies of a "
+        "(tests/gpu/roofline/play.py; left out are slow paths of divisions and such, and of shuffles for "
+        "lanes that have parted). What remains uncertain is how often each of several copies of a "
         "block runs: from below all run for as few times as the copies allow, from above each runs "
         "every time. A launch then takes the assumed %s us and, as if nothing of it ran beside that, "
         "the longest of" % MICRO(FLOORS[0]), "",
@@ -149,10 +150,10 @@ def called(ratios):
 
 
 def beside(record, host):
-    rows = []
+    rows, start = [], FLOORS[0]
     cases = {(c["model"], c["minibatch"]): c for c in record["cases"]
              if c["genes"] == host["host_settings"]["genes"] and c["batches"] == 1}
-    for key, theirs in host_epochs(host).items():
+    for key, theirs in host_epochs(host, start).items():
         if key in cases:
             low, likely, high = expected_epochs(cases[key])
             ratios = [seconds / likely for seconds in theirs]
@@ -161,12 +162,13 @@ def beside(record, host):
                          "%.0f - %.0f" % (theirs[1] / high, theirs[0] / low), called(ratios)])
     return ["## Beside scvi-tools on such a GPU", "",
             "**Worked out, not measured on a GPU.** What scvi-tools takes of its host alone, measured "
-            "on a CPU (tests/bench/host.md), as if its GPU worked in no time, over the expected time of "
-            "ours. An epoch of 1,000,000 cells, seconds: scvi-tools no less than, beside the host that "
-            "was measured and beside one %d times as fast; ours, expected. Times as fast, beside the "
-            "one and the other; from the faster host and our range from above to the slower and from "
-            "below. Then what that says of %d times: not shown does not mean less, as what scvi-tools' "
-            "GPU takes, and the starts of its kernels, are left out." % (FASTER, TIMES),
+            "on a CPU (tests/bench/host.md), and %s us (assumed) for each operation that starts a kernel, "
+            "as if its GPU worked in no time, over the expected time of ours. An epoch of 1,000,000 "
+            "cells, seconds: scvi-tools, so, beside the host that was measured and beside one %d times as "
+            "fast; ours, expected. Times as fast, beside the one and the other; from the faster host and "
+            "our range from above to the slower and from below. Then what that says of %d times: not "
+            "shown does not mean less, as what scvi-tools' GPU takes is left out. Its default minibatch "
+            "is 128." % (MICRO(start), FASTER, TIMES),
             ""] + table(
         ["model", "minibatch", "scvi-tools, s", "faster host", "ours, s", "ratio", "faster host",
          "range", "%d times" % TIMES], rows, 1)

@@ -11,7 +11,7 @@ from parity import ORDINARY, UNEVEN, Parity, load, models
 
 TOOLS = ["memcheck", "racecheck", "synccheck", "initcheck"]
 OPS = ["fold", "ops", "decode", "extremes"]
-MORE_OPS = ["passes", "large", "staged", "staged_ops"]  # not under the sanitizer, which is slow
+MORE_OPS = ["passes", "large", "sliced", "staged", "staged_ops"]  # not under the sanitizer, which is slow
 
 
 class OutOfTime(Exception):

@@ -1,6 +1,6 @@
-"""Machine instructions of kernels as ptxas made them (sm_70 and later: 16 bytes each), and the line
-of PTX that each comes from, by the line table of the object. Nothing is disassembled but what calls,
-branches and no-operations are."""
+"""Machine instructions of kernels as ptxas made them (sm_90: 16 bytes each), and the line of PTX that
+each comes from, by the line table of the object. Nothing is disassembled but what calls, branches
+and no-operations are, and where branches of warps that have parted lead."""
 import struct
 
 BRANCH, CALL, JOIN, NO_OPERATION = 0x947, 0x944, 0x941, 0x918  # of an instruction's lowest 12 bits
@@ -102,6 +102,24 @@ def lines_of(made):
     return found
 
 
+def parted(words):
+    """For each instruction: whether only warps whose lanes have parted come there. A shuffle that
+    all lanes take part in, where ptxas cannot know that they are together, has such a path: from
+    where a branch (.DIV) leads to the branch back."""
+    found = [False] * len(words)
+    for i, word in enumerate(words):
+        if word & 0xfff != BRANCH or word >> 32 & 3 != 2:
+            continue
+        to = i + 1 + ((word >> 34) << 8 | word >> 16 & 0xff) * 4 // 16
+        while not found[to]:
+            found[to] = True
+            always = words[to] >> 12 & 15 == 7 and words[to] >> 32 & 3 == 0
+            if words[to] & 0xfff == BRANCH and always:
+                break
+            to += 1
+    return found
+
+
 def without_slow_paths(code, is_call):
     """Left out: no-operations, and calls of slow paths of divisions and such (of a line that is no
     call), with the moves around them: numbers as they occur in counts do not take them."""
@@ -139,11 +157,14 @@ def instructions(content, is_call):
         parts = found[entry] = {}
         at, line = 0, None
         by_address = []
+        words = [struct.unpack_from("<Q", code, address)[0] for address in range(0, len(code), 16)]
+        apart = parted(words)
         for address in range(0, len(code), 16):
             while at < len(rows) and rows[at][0] <= address:
                 line = rows[at][1]
                 at += 1
-            by_address.append((struct.unpack_from("<H", code, address)[0] & 0xfff, line))
+            opcode = NO_OPERATION if apart[address // 16] else words[address // 16] & 0xfff
+            by_address.append((opcode, line))
         for begin, end, label in bounds:
             parts[label] = without_slow_paths(by_address[begin // 16:end // 16], is_call)
     return found

@@ -1,192 +1,16 @@
+#include "kernels/sparse_columns.h"
 #include "kernels/sparse_linear.h"
-
-#include "kernels/device.h"
 
 enum {
   WARPS = AV_SPARSE_WARPS,
   THREADS = WARPS * AV_WARP,
   TILE = AV_SPARSE_TILE,
-  LANE_COLUMNS = AV_SPARSE_COLUMNS / AV_WARP, /* a float4 */
-  CELL_THREADS = THREADS / TILE,              /* that place a cell's inputs */
-  ROWS_AHEAD = 8,                             /* of w, on their way together */
-  CELLS_AHEAD = 4,                            /* of a tile of dy */
-  RESIDENT_BLOCKS = 4,     /* of a gradient on a multiprocessor: as many as have shared memory */
-  FORWARD_BLOCKS = 2 * 528 /* when there are more, cells need no more warps */
+  CELL_THREADS = THREADS / TILE, /* that place a cell's inputs */
+  CELLS_AHEAD = 4,               /* of a tile of dy */
+  RESIDENT_BLOCKS = 4            /* on a multiprocessor: as many as have shared memory */
 };
 
-/* Arrays indexed by the loop stay in registers. */
-#ifdef __CUDACC__
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL
-#endif
-
-/* ---- four columns of a row of n, from `column` on ---- */
-
-static __device__ __forceinline__ float4 no_columns() {
-  return make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-}
-
-/* Columns past n count as zeros. `whole`: n is a multiple of 4, and rows lie on 16 bytes. */
-template <bool whole>
-static __device__ __forceinline__ float4 load_columns(const float *row, int column, int n) {
-  if (whole) {
-    return column < n ? *reinterpret_cast<const float4 *>(row + column) : no_columns();
-  }
-  return make_float4(column < n ? row[column] : 0.0f, column + 1 < n ? row[column + 1] : 0.0f,
-                     column + 2 < n ? row[column + 2] : 0.0f,
-                     column + 3 < n ? row[column + 3] : 0.0f);
-}
-
-template <bool whole>
-static __device__ __forceinline__ void store_columns(float *row, int column, int n, float4 value) {
-  if (whole) {
-    if (column < n) {
-      *reinterpret_cast<float4 *>(row + column) = value;
-    }
-    return;
-  }
-  const float values[LANE_COLUMNS] = {value.x, value.y, value.z, value.w};
-  UNROLL
-  for (int j = 0; j < LANE_COLUMNS; ++j) {
-    if (column + j < n) {
-      row[column + j] = values[j];
-    }
-  }
-}
-
-static __device__ __forceinline__ float4 plus(float4 a, float4 b) {
-  return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
-}
-/* a + x b */
-static __device__ __forceinline__ float4 plus_times(float4 a, float x, float4 b) {
-  return make_float4(fmaf(x, b.x, a.x), fmaf(x, b.y, a.y), fmaf(x, b.z, a.z), fmaf(x, b.w, a.w));
-}
-
-/* ---- forward ---- */
-
-typedef struct forward_shape {
-  bool take_log, covariates;
-  int n;
-  int cell_warps; /* 1, 2, 4 or 8 that share a cell */
-} forward_shape;
-
-static __device__ __forceinline__ float input_of(const av_gpu_data &data, bool take_log,
-                                                 int64_t at) {
-  const float value = av_entry_value(data, at);
-  return take_log ? log1pf(value) : value;
-}
-
-/* Sum of the rows of w of entries [begin, end), weighted; by a whole warp. */
-template <bool whole>
-static __device__ float4 weighted_rows(const av_gpu_data &data, const forward_shape &shape,
-                                       int64_t begin, int64_t end, const float *__restrict__ w,
-                                       int column) {
-  const int lane = (int)threadIdx.x % AV_WARP;
-  const int n = shape.n;
-  float4 sum = no_columns();
-  for (int64_t first = begin; first < end; first += AV_WARP) {
-    const int count = end - first < AV_WARP ? (int)(end - first) : (int)AV_WARP;
-    const int gene = lane < count ? av_entry_gene(data, first + lane) : 0;
-    const float x = lane < count ? input_of(data, shape.take_log, first + lane) : 0.0f;
-    for (int e = 0; e < count; e += ROWS_AHEAD) {
-      float4 row[ROWS_AHEAD];
-      UNROLL
-      for (int a = 0; a < ROWS_AHEAD; ++a) {
-        const int64_t of = __shfl_sync(AV_ALL_LANES, gene, e + a);
-        row[a] = e + a < count ? load_columns<whole>(w + of * n, column, n) : no_columns();
-      }
-      UNROLL
-      for (int a = 0; a < ROWS_AHEAD; ++a) {
-        sum = plus_times(sum, __shfl_sync(AV_ALL_LANES, x, e + a), row[a]);
-      }
-    }
-  }
-  return sum;
-}
-
-/* Every cell_warps-th covariate of slab row `cell`, from number `share` on, times its row of w
- * (C + O, n). */
-template <bool whole>
-static __device__ float4 covariate_rows(const av_gpu_data &data, const forward_shape &shape,
-                                        int64_t cell, int share, const float *__restrict__ w,
-                                        int column) {
-  const int n = shape.n;
-  const int n_continuous = data.n_continuous;
-  float4 sum = no_columns();
-  for (int c = share; c < n_continuous + data.n_factors; c += shape.cell_warps) {
-    float x = 1.0f;
-    int64_t of = c;
-    if (c < n_continuous) {
-      x = data.continuous[cell * n_continuous + c];
-    } else {
-      of = n_continuous + data.column[cell * data.n_factors + c - n_continuous];
-    }
-    sum = plus_times(sum, x, load_columns<whole>(w + of * n, column, n));
-  }
-  return sum;
-}
-
-/* Block (cells, columns). */
-template <bool whole>
-static __global__ void forward(av_gpu_rows rows, forward_shape shape, const float *__restrict__ w,
-                               const float *__restrict__ bias, float *__restrict__ y) {
-  __shared__ float4 part[WARPS][AV_WARP];
-  const int warp = (int)threadIdx.x / AV_WARP;
-  const int lane = (int)threadIdx.x % AV_WARP;
-  const int warps = shape.cell_warps;
-  const int share = warp % warps;
-  const int64_t i = (int64_t)blockIdx.x * (WARPS / warps) + warp / warps;
-  const int column = (int)blockIdx.y * AV_SPARSE_COLUMNS + lane * LANE_COLUMNS;
-  const bool present = i < av_n_rows(rows);
-  float4 sum = no_columns();
-  if (present) {
-    const av_gpu_data &data = rows.data;
-    const int64_t cell = rows.row[i];
-    const av_entries entries = av_entries_of(rows, i);
-    sum = weighted_rows<whole>(data, shape, entries.start + entries.n * share / warps,
-                               entries.start + entries.n * (share + 1) / warps, w, column);
-    if (shape.covariates) {
-      sum = plus(
-          sum, covariate_rows<whole>(data, shape, cell, share, w + data.n_genes * shape.n, column));
-    }
-  }
-  if (warps > 1) {
-    part[warp][lane] = sum;
-    __syncthreads();
-    for (int k = 1; share == 0 && k < warps; ++k) {
-      sum = plus(sum, part[warp + k][lane]);
-    }
-  }
-  if (share == 0 && i < rows.max_rows) {
-    if (present) {
-      sum = plus(sum, load_columns<whole>(bias, column, shape.n));
-    }
-    store_columns<whole>(y + i * shape.n, column, shape.n, sum);
-  }
-}
-
-static bool on_16_bytes(const void *array) { return (uintptr_t)array % sizeof(float4) == 0; }
-
-extern "C" cudaError_t av_gpu_sparse_forward(cudaStream_t stream, const av_gpu_rows *rows,
-                                             bool take_log, bool covariates, int n, const float *w,
-                                             const float *bias, float *y) {
-  const unsigned columns = av_blocks(n, AV_SPARSE_COLUMNS);
-  forward_shape shape = {take_log, covariates, n, WARPS};
-  while (shape.cell_warps > 1 &&
-         rows->max_rows * columns * shape.cell_warps > (int64_t)WARPS * FORWARD_BLOCKS) {
-    shape.cell_warps /= 2;
-  }
-  const dim3 grid(av_blocks(rows->max_rows, WARPS / shape.cell_warps), columns);
-  if (n % LANE_COLUMNS == 0 && on_16_bytes(w) && on_16_bytes(bias) && on_16_bytes(y)) {
-    AV_LAUNCH((forward<true>), grid, THREADS, 0, stream, *rows, shape, w, bias, y);
-  } else {
-    AV_LAUNCH((forward<false>), grid, THREADS, 0, stream, *rows, shape, w, bias, y);
-  }
-  return cudaGetLastError();
-}
-
-/* ---- gradient: where chunks begin ---- */
+/* ---- where chunks begin ---- */
 
 /* A warp for each cell: bounds (chunks + 1) of its list, in which genes increase. */
 static __global__ void chunk_bounds(av_gpu_rows rows, av_gpu_sparse_grad grad, int64_t first) {
@@ -225,7 +49,7 @@ static __global__ void chunk_bounds(av_gpu_rows rows, av_gpu_sparse_grad grad, i
   }
 }
 
-/* ---- gradient: chunks ---- */
+/* ---- chunks ---- */
 
 /* What a block works on: rows [begin, end) of w, cells [from, to) of the minibatch. */
 typedef struct block_part {
@@ -261,12 +85,12 @@ static __device__ __forceinline__ void fill_tile(float4 (*tile)[AV_WARP], const 
                                                  int64_t first, int64_t end, int n) {
   const int lane = (int)threadIdx.x % AV_WARP;
   const int warp = (int)threadIdx.x / AV_WARP;
-  const int column = (int)blockIdx.y * AV_SPARSE_COLUMNS + lane * LANE_COLUMNS;
-  UNROLL
+  const int column = (int)blockIdx.y * AV_SPARSE_COLUMNS + lane * AV_LANE_COLUMNS;
+  AV_UNROLL
   for (int k = 0; k < TILE / WARPS; ++k) {
     const int64_t i = first + k * WARPS + warp;
     tile[k * WARPS + warp][lane] =
-        i < end ? load_columns<whole>(dy + i * n, column, n) : no_columns();
+        i < end ? av_load_columns<whole>(dy + i * n, column, n) : av_no_columns();
   }
 }
 
@@ -299,7 +123,7 @@ static __device__ void place_covariates(const av_gpu_rows &rows, const av_gpu_sp
 static __device__ __forceinline__ float4 weighted_cells(const float4 (*tile)[AV_WARP], float *x,
                                                         bool *any) {
   const int lane = (int)threadIdx.x % AV_WARP;
-  float4 sum = no_columns();
+  float4 sum = av_no_columns();
   for (int first = 0; first < TILE; first += AV_WARP) {
     const float mine = x[first + lane];
     const bool given = mine != 0.0f;
@@ -311,22 +135,22 @@ static __device__ __forceinline__ float4 weighted_cells(const float4 (*tile)[AV_
     while (__popc(left) >= CELLS_AHEAD) {
       float input[CELLS_AHEAD];
       float4 row[CELLS_AHEAD];
-      UNROLL
+      AV_UNROLL
       for (int a = 0; a < CELLS_AHEAD; ++a) {
         const int cell = __ffs((int)left) - 1;
         left &= left - 1;
         input[a] = __shfl_sync(AV_ALL_LANES, mine, cell);
         row[a] = tile[first + cell][lane];
       }
-      UNROLL
+      AV_UNROLL
       for (int a = 0; a < CELLS_AHEAD; ++a) {
-        sum = plus_times(sum, input[a], row[a]);
+        sum = av_plus_times(sum, input[a], row[a]);
       }
     }
     while (left != 0) {
       const int cell = __ffs((int)left) - 1;
       left &= left - 1;
-      sum = plus_times(sum, __shfl_sync(AV_ALL_LANES, mine, cell), tile[first + cell][lane]);
+      sum = av_plus_times(sum, __shfl_sync(AV_ALL_LANES, mine, cell), tile[first + cell][lane]);
     }
   }
   return sum;
@@ -349,9 +173,9 @@ static __global__ void __launch_bounds__(THREADS, RESIDENT_BLOCKS)
   const block_part part = part_of_block(rows, grad, first);
   float4 sum[GENES];
   unsigned given = 0; /* bit k: row k had an input */
-  UNROLL
+  AV_UNROLL
   for (int k = 0; k < GENES; ++k) {
-    sum[k] = no_columns();
+    sum[k] = av_no_columns();
   }
   for (int k = thread; k < GENES * WARPS * TILE; k += THREADS) {
     x[k / TILE][k % TILE] = 0.0f;
@@ -369,55 +193,58 @@ static __global__ void __launch_bounds__(THREADS, RESIDENT_BLOCKS)
     __syncthreads(); /* x is zero, the tile has been used */
     fill_tile<whole>(tile, grad.dy, cells, part.to, grad.n);
     for (int64_t at = begin + share; at < end; at += CELL_THREADS) {
-      x[av_entry_gene(rows.data, at) - part.begin][place] = input_of(rows.data, grad.take_log, at);
+      x[av_entry_gene(rows.data, at) - part.begin][place] =
+          av_input_of(rows.data, grad.take_log, at);
     }
     if (part.chunk < 0 && i < part.to) {
       place_covariates(rows, grad, part, i, share, &x[0][place]);
     }
     __syncthreads();
-    UNROLL
+    AV_UNROLL
     for (int k = 0; k < GENES; ++k) {
       bool any = false;
-      sum[k] = plus(sum[k], weighted_cells(tile, x[k * WARPS + warp], &any));
+      sum[k] = av_plus(sum[k], weighted_cells(tile, x[k * WARPS + warp], &any));
       given |= any ? 1u << k : 0u;
     }
   }
-  const int column = (int)blockIdx.y * AV_SPARSE_COLUMNS + thread % AV_WARP * LANE_COLUMNS;
+  const int column = (int)blockIdx.y * AV_SPARSE_COLUMNS + thread % AV_WARP * AV_LANE_COLUMNS;
   const int64_t all = grad.n_genes + grad.extras;
-  UNROLL
+  AV_UNROLL
   for (int k = 0; k < GENES; ++k) {
     const int64_t row = part.begin + k * WARPS + warp;
     if (row < part.end && grad.slabs > 1 && part.from < part.to) {
-      store_columns<whole>(grad.partial + (blockIdx.z * all + row) * grad.n, column, grad.n,
-                           sum[k]);
+      av_store_columns<whole>(grad.partial + (blockIdx.z * all + row) * grad.n, column, grad.n,
+                              sum[k]);
     } else if (row < part.end && (given >> k & 1u) != 0) {
       float *out = gradient_row(grad, row);
-      store_columns<whole>(out, column, grad.n,
-                           plus(load_columns<whole>(out, column, grad.n), sum[k]));
+      av_store_columns<whole>(out, column, grad.n,
+                              av_plus(av_load_columns<whole>(out, column, grad.n), sum[k]));
     }
   }
 }
 
-/* ---- gradient: slabs ---- */
+/* ---- slabs ---- */
 
 /* A thread for four columns of a row. */
 template <bool whole>
 static __global__ void add_slabs(av_gpu_rows rows, av_gpu_sparse_grad grad, int64_t first) {
-  const int64_t quads = (grad.n + LANE_COLUMNS - 1) / LANE_COLUMNS;
+  const int64_t quads = (grad.n + AV_LANE_COLUMNS - 1) / AV_LANE_COLUMNS;
   const int64_t all = grad.n_genes + grad.extras;
   const int64_t item = (int64_t)blockIdx.x * THREADS + threadIdx.x;
   const int64_t row = item / quads;
-  const int column = (int)(item % quads) * LANE_COLUMNS;
+  const int column = (int)(item % quads) * AV_LANE_COLUMNS;
   int64_t cells = av_n_rows(rows) - first;
   cells = cells < grad.pass_rows ? cells : grad.pass_rows;
   const int64_t slabs = (cells + grad.slab_rows - 1) / grad.slab_rows; /* that have any */
   if (row < all && cells > 0) {
-    float4 sum = load_columns<whole>(grad.partial + row * grad.n, column, grad.n);
+    float4 sum = av_load_columns<whole>(grad.partial + row * grad.n, column, grad.n);
     for (int64_t s = 1; s < slabs; ++s) {
-      sum = plus(sum, load_columns<whole>(grad.partial + (s * all + row) * grad.n, column, grad.n));
+      sum = av_plus(
+          sum, av_load_columns<whole>(grad.partial + (s * all + row) * grad.n, column, grad.n));
     }
     float *out = gradient_row(grad, row);
-    store_columns<whole>(out, column, grad.n, plus(load_columns<whole>(out, column, grad.n), sum));
+    av_store_columns<whole>(out, column, grad.n,
+                            av_plus(av_load_columns<whole>(out, column, grad.n), sum));
   }
 }
 
@@ -436,7 +263,7 @@ static void launch_pass(cudaStream_t stream, const av_gpu_rows &rows,
     AV_LAUNCH((gradient<8, whole>), grid, THREADS, 0, stream, rows, grad, first);
   }
   if (grad.slabs > 1) {
-    const int64_t quads = (grad.n + LANE_COLUMNS - 1) / LANE_COLUMNS;
+    const int64_t quads = (grad.n + AV_LANE_COLUMNS - 1) / AV_LANE_COLUMNS;
     AV_LAUNCH((add_slabs<whole>), av_blocks((grad.n_genes + grad.extras) * quads, THREADS), THREADS,
               0, stream, rows, grad, first);
   }
@@ -444,9 +271,10 @@ static void launch_pass(cudaStream_t stream, const av_gpu_rows &rows,
 
 extern "C" cudaError_t av_gpu_sparse_backward(cudaStream_t stream, const av_gpu_rows *rows,
                                               const av_gpu_sparse_grad *grad) {
-  const bool whole = grad->n % LANE_COLUMNS == 0 && on_16_bytes(grad->dy) &&
-                     on_16_bytes(grad->dw) && on_16_bytes(grad->dbias) &&
-                     on_16_bytes(grad->partial);
+  const bool whole = grad->n % AV_LANE_COLUMNS == 0 && av_gpu_sparse_on_16_bytes(grad->dy) &&
+                     av_gpu_sparse_on_16_bytes(grad->dw) &&
+                     av_gpu_sparse_on_16_bytes(grad->dbias) &&
+                     av_gpu_sparse_on_16_bytes(grad->partial);
   for (int64_t first = 0; first < rows->max_rows; first += grad->pass_rows) {
     if (whole) {
       launch_pass<true>(stream, *rows, *grad, first);
