@@ -18,6 +18,8 @@ enum {
 _Static_assert((int)AV_GPU_DECODE_WIDTH == AV_DECODE_WIDTH &&
                    (int)AV_GPU_DECODE_FEW == AV_DECODE_FEW,
                "inputs that the kernels take are those planned for");
+_Static_assert(AV_DECODE_WIDTH % 8 == 0 && AV_DECODE_WIDTH > AV_DECODE_FEW,
+               "inputs are multiplied 8 at a time, and warps share the sums of many");
 _Static_assert((int)AV_GPU_DECODE_TILE == AV_DECODE_GENES &&
                    (int)AV_GPU_DECODE_TILE == AV_DECODE_CELLS &&
                    (int)AV_GPU_DECODE_PIECES == AV_DECODE_PIECES,
@@ -84,7 +86,7 @@ static void begin_values(decode_run *run, av_backend *be, const av_batch *batch,
   *call = (av_gpu_decode){.rows = batch->view,
                           .kind = kind_of(decode),
                           .softplus = decode->softplus,
-                          .wide = decode->n_in + 1 > AV_DECODE_WIDTH, /* as the cut has it */
+                          .wide = decode->n_in + 1 > AV_DECODE_WIDTH, /* for values alone */
                           .n_genes = decode->n_genes,
                           .n_in = (int)decode->n_in,
                           .n_onehot = (int)decode->n_onehot,
@@ -112,6 +114,7 @@ static void choose_sums(decode_run *run, const av_data *data) {
       .n_px_r = run->decode->n_dispersion};
   const av_gpu_decode_cut cut = av_gpu_decode_cut_of(&sizes);
   run->cut = cut;
+  call->wide = cut.wide;
   call->spread = cut.spread;
   call->width = (int)cut.width;
   call->n_partial = (int)cut.n_partial;

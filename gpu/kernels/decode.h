@@ -4,9 +4,9 @@
  * were 0, and corrections for the non-zero counts alone. Cells are worked on in chunks of n rows of
  * the minibatch, [first, first + n). In the order of a call:
  *
- *   (products)  with a wide input (n_in >= AV_DECODE_WIDTH): x w of each head into its rows (n,
- *               stride), by cuBLAS. With a narrow one logits are made where they are needed, and no
- *               (n, G) array exists but where sums that follow need one (sort, groups).
+ *   (products)  wide: x w of each head into its rows (n, stride), by cuBLAS. Narrow: logits are
+ *               made where they are needed, and no (n, G) array exists but where sums that follow
+ *               need one (sort, groups).
  *   rows        a block has 1 cell, or 4 of large minibatches, and all genes: log-sum-exp of the
  *               logits, loss, Q = sum of q, which is the gradient on l; and where each tile's
  *               entries begin in the cell's list. Wide: it also completes the rows, + c + one-hot.
@@ -31,8 +31,7 @@
  *   tiles  about 300 (base terms 130, entries 45, logits and sums of w 45, dx 30): 130 us at 4,096
  *          cells; 252 blocks of 4 warps at 128. Registers (128) allow 16 warps a multiprocessor.
  *          dx takes 4 n_in bytes of scratch for each cell and tile, 10 MB at 4,096.
- *   (Counted in the compiled kernels since, as warps would issue them at 4,096 cells, they are 190
- *   and 210, within a fourth: tests/bench/roofline.md.)
+ *   (Counted since, they are 190 and 210, within a fourth: below, and tests/bench/roofline.md.)
  *   sort   n^2 comparisons (decode_groups.cu).
  *   runs   some 6 for each sum, whatever the number of keys, which takes no scratch: pieces are
  *          AV_DECODE_PIECES rows a slab, 136 at 4,096 cells, 32 at 128.
@@ -40,17 +39,17 @@
  * Wide: the products, and 7 passes over each head's (n, G) rows, which stay in the second-level
  * cache (chunks of 32 MB).
  *
- * Where narrow ends. Another input costs it about 6.5 instructions for each cell and gene: 3 for
- * logits in both kernels, 1.5 for w's sums, 2 for dx; and 4 bytes a tile and cell, so that parts of
- * dx of 32 inputs are as large as rows. Wide, another input costs 6 FLOP of products, the time of
- * 2.6 instructions, and the rows that of 95 and 3 launches more. In all that is, per cell and gene,
- *   inputs   narrow   wide   launches in instructions: 14 at 4,096 cells, 440 at 128
- *     10       550     500
- *     32       690     560
- *     64       900     640
- * So narrow is cheaper at small minibatches and, as these numbers go, up to a fourth dearer at
- * large ones by 32 inputs, and more beyond. No measurement says so yet; rows are written from
- * AV_DECODE_WIDTH on, where also registers and shared memory of ZINB by cell (55 KB) end.
+ * Which way is taken. Narrow inputs cost instructions: as warps issue them for each cell and gene,
+ * counted in the kernels as compiled for sm_90, at 4,096 cells,
+ *   inputs    10   14   20   30   64   wide
+ *   rows     190  200  212  243  328    157
+ *   tiles    210  245  360  458  649    150
+ * (30 and 64 in a build with ATLASVI_DECODE_WIDTH=72). Wide has three products beside, which take
+ * about as long whatever the inputs, as the rows' bytes bound them, and three launches more. So
+ * narrow is faster at small minibatches and with few inputs. For how many, by the times that are
+ * expected of such counts: tests/bench/ways.md, and limits_of in backend/gpu_decode.c. None of it
+ * was measured on a GPU. AV_DECODE_WIDTH is what there is room for; that many come from columns
+ * beside px_r by batch or label. There registers and shared memory of ZINB by cell (55 KB) end.
  *
  * Numbers: float, sums in double beyond short runs. Cells whose means leave the range of the float
  * formulas (log mean above 50; never in real data) are computed in double and in logarithms
@@ -58,6 +57,7 @@
 #ifndef AV_GPU_KERNELS_DECODE_H
 #define AV_GPU_KERNELS_DECODE_H
 
+#include "backend/gpu_decode.h"
 #include "kernels/view.h"
 
 #include <cuda_runtime_api.h>
@@ -73,10 +73,10 @@ typedef enum av_decode_kind {
 
 enum {
   AV_DECODE_HEADS = 3,
-  AV_DECODE_GENES = 32,     /* of a tile */
-  AV_DECODE_CELLS = 32,     /* that a block of tiles takes at a time: a slab is a multiple */
-  AV_DECODE_FEW = 20,       /* rows of w, and c, whose sums a warp of tiles keeps for itself */
-  AV_DECODE_WIDTH = 40,     /* most of a narrow input: a block's warps share their sums */
+  AV_DECODE_GENES = 32, /* of a tile */
+  AV_DECODE_CELLS = 32, /* that a block of tiles takes at a time: a slab is a multiple */
+  AV_DECODE_FEW = 20,   /* rows of w, and c, whose sums a warp of tiles keeps for itself */
+  AV_DECODE_WIDTH = ATLASVI_DECODE_WIDTH, /* at most: a block's warps share their sums */
   AV_DECODE_PIECES = 8,     /* runs of a slab that may go on beside it: two of each warp */
   AV_DECODE_KEY_GENES = 128 /* of a block of groups */
 };

@@ -45,36 +45,76 @@ static int64_t width_beside(const av_gpu_decode_sizes *of, int factor) {
   return of->n_in + 1 + of->n_onehot - columns_of(of, factor);
 }
 
-/* Narrow: what is in runs. The batch's columns, if px_r's rows are the batch's, too. */
-static void choose_walk(const av_gpu_decode_sizes *of, av_gpu_decode_cut *cut) {
+/* Without rows of gradients on logits: what is in runs, where at most `most` rows of w, and c, are
+ * inputs beside it. The batch's columns, if px_r's rows are the batch's, too. False: nothing is. */
+static bool choose_walk(const av_gpu_decode_sizes *of, int64_t most, av_gpu_decode_cut *cut) {
   const int64_t all = of->n_in + 1 + of->n_onehot;
   const bool coded = is_coded(of);
   const bool same = of->px_r == AV_GPU_PX_R_BATCH && of->n_onehot > 0;
-  cut->spread = true;
   cut->walk = coded ? AV_GPU_WALK_PX_R : AV_GPU_WALK_NONE;
   if (all <= AV_GPU_DECODE_FEW) {
-    return;
+    return true;
   }
-  if (coded && same && width_beside(of, 0) <= AV_GPU_DECODE_WIDTH) {
+  if (coded && same && width_beside(of, 0) <= most) {
     cut->walk = 0;
   } else if (of->n_onehot > 0 && !(coded && all <= AV_GPU_DECODE_WIDTH)) {
     const int largest = largest_factor(of);
-    if (width_beside(of, largest) <= AV_GPU_DECODE_WIDTH) {
-      cut->walk = largest;
-    } else {
-      cut->spread = false;
-      cut->kept = true;
+    if (width_beside(of, largest) > most) {
+      return false;
     }
+    cut->walk = largest;
+  }
+  return true;
+}
+
+/* ---- rows of gradients on logits, or none ---- */
+
+/* Up to how many rows of w, and c, as inputs no rows are written. */
+typedef struct limits {
+  int64_t inputs; /* but for one-hot columns */
+  int64_t beside; /* with those that are beside a factor's in runs */
+  bool wide;      /* rows are written for logits too, not for one-hot columns alone */
+} limits;
+
+/* Where the ways meet by the counts of tests/bench/ways.md: rows need launches of their own, which
+ * few logits do not pay; and an input costs tiles more than products, where its sums are not in the
+ * registers of a warp alone more still. */
+static limits limits_of(const av_gpu_decode_sizes *of) {
+  enum { SMALL = 400000, MEDIUM = 800000 }; /* logits of a minibatch */
+  const int64_t logits = of->max_rows * of->n_genes;
+  if (of->way != AV_GPU_DECODE_CHOSEN) {
+    return (limits){AV_GPU_DECODE_WIDTH, AV_GPU_DECODE_WIDTH, false};
+  }
+  if (logits < MEDIUM) {
+    const int64_t most = logits < SMALL ? 25 : AV_GPU_DECODE_FEW;
+    return (limits){most, most, false};
+  }
+  if (of->n_onehot > 0 || is_coded(of)) { /* whose sums need launches, too, if there are rows */
+    return (limits){AV_GPU_DECODE_FEW, 12, true};
+  }
+  return (limits){of->max_rows < 1024 ? 13 : 14, 0, true}; /* below, rows has a cell a block */
+}
+
+static void choose_way(const av_gpu_decode_sizes *of, av_gpu_decode_cut *cut) {
+  const limits most = limits_of(of);
+  cut->walk = AV_GPU_WALK_NONE;
+  cut->wide = of->way == AV_GPU_DECODE_WIDE || of->n_in + 1 > most.inputs;
+  if (!cut->wide) {
+    const bool walked = choose_walk(of, most.beside, cut);
+    cut->kept = of->n_onehot > 0 && (!walked || of->way == AV_GPU_DECODE_KEPT);
+    cut->wide = cut->kept && most.wide;
   }
 }
 
 static void choose_sums(const av_gpu_decode_sizes *of, av_gpu_decode_cut *cut) {
-  cut->wide = of->n_in + 1 > AV_GPU_DECODE_WIDTH;
-  cut->walk = AV_GPU_WALK_NONE;
-  cut->kept = cut->wide && of->n_onehot > 0;
-  if (!cut->wide) {
-    choose_walk(of, cut);
+  choose_way(of, cut);
+  if (cut->wide) {
+    cut->walk = AV_GPU_WALK_NONE;
+    cut->kept = of->n_onehot > 0;
+  } else if (cut->kept) {
+    cut->walk = is_coded(of) ? AV_GPU_WALK_PX_R : AV_GPU_WALK_NONE;
   }
+  cut->spread = !cut->wide && !cut->kept;
   const bool same = cut->walk == 0 && of->px_r == AV_GPU_PX_R_BATCH;
   cut->px_r_runs = is_coded(of) && (cut->walk == AV_GPU_WALK_PX_R || same);
   cut->w_rows = is_coded(of) && !cut->px_r_runs;

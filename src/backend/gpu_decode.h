@@ -9,7 +9,8 @@
  *   - over runs of cells in the order of one key, of as many keys as there are: the columns of one
  *     factor, or px_r's rows (both, if they are the batch's).
  * Columns or rows of px_r that neither serves are added up from rows that are written, in chunks
- * that stay in a second-level cache; so are the products of wider inputs.
+ * that stay in a second-level cache; so are the products of wider inputs. And rows are written
+ * where that is faster, by the instructions of the compiled kernels: tests/bench/ways.md.
  *
  * Not collective; no errors. */
 #ifndef AV_BACKEND_GPU_DECODE_H
@@ -18,11 +19,16 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#ifndef ATLASVI_DECODE_WIDTH /* by CMake, to measure where the ways meet */
+#define ATLASVI_DECODE_WIDTH 40
+#endif
+
 enum {
-  AV_GPU_DECODE_WIDTH = 40, /* rows of w, and c, of a narrow input ... */
-  AV_GPU_DECODE_FEW = 20,   /* ... and with all one-hot columns as inputs, where none is in runs */
-  AV_GPU_DECODE_TILE = 32,  /* genes, and cells, that a block takes at a time */
-  AV_GPU_DECODE_SLAB = 256, /* cells at most */
+  AV_GPU_DECODE_WIDTH = ATLASVI_DECODE_WIDTH, /* rows of w, and c, of a narrow input: there is room
+                                                 for no more */
+  AV_GPU_DECODE_FEW = 20,      /* with all one-hot columns as inputs, where none is in runs */
+  AV_GPU_DECODE_TILE = 32,     /* genes, and cells, that a block takes at a time */
+  AV_GPU_DECODE_SLAB = 256,    /* cells at most */
   AV_GPU_DECODE_BLOCKS = 1024, /* of tiles, that are enough */
   AV_GPU_DECODE_PIECES = 8     /* of runs, for each slab */
 };
@@ -39,6 +45,14 @@ typedef enum av_gpu_px_r {
 /* By AV_LIKELIHOOD_* and AV_DISPERSION_* of config.h. */
 int av_gpu_px_r_of(int likelihood, int dispersion);
 
+/* Whether rows of the gradients on logits are written. */
+typedef enum av_gpu_decode_way {
+  AV_GPU_DECODE_CHOSEN, /* what is fastest, by counts; the others are for those who compare them */
+  AV_GPU_DECODE_NONE,   /* where there is room to do without */
+  AV_GPU_DECODE_KEPT,   /* for one-hot columns */
+  AV_GPU_DECODE_WIDE    /* for all, after the logits, which are products by cuBLAS */
+} av_gpu_decode_way;
+
 typedef struct av_gpu_decode_sizes {
   int64_t max_rows, n_genes;
   int64_t n_heads; /* 1 to 3 */
@@ -47,6 +61,7 @@ typedef struct av_gpu_decode_sizes {
   const int64_t *first; /* ... (n_factors + 1) first column of each; may be NULL without columns */
   int px_r;             /* av_gpu_px_r */
   int64_t n_px_r;       /* its rows */
+  int way;              /* av_gpu_decode_way */
 } av_gpu_decode_sizes;
 
 enum { AV_GPU_WALK_NONE = -1, AV_GPU_WALK_PX_R = -2 }; /* no runs; runs of px_r's rows alone */

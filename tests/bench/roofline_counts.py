@@ -8,12 +8,12 @@ from programs import MODELS, Failed
 from roofline_model import COUNTS, FUNCTIONS
 
 
-def run(program, model, batches, minibatch, genes, percent):
-    """Facts about a step, and its launches in their order."""
+def run(program, model, batches, minibatch, genes, percent, *more):
+    """Facts about a step, and its launches in their order. more: see tests/gpu/roofline/roofline.c"""
     name, _, latents = model.partition(", ")  # such as "30 latents"
     linear, likelihood = MODELS[name]
     argv = [program, "LDVAE" if linear else "scVI", likelihood, str(batches), str(minibatch),
-            str(genes), str(percent), (latents or "10").split()[0]]
+            str(genes), str(percent), (latents or "10").split()[0], *map(str, more)]
     env = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
     if done.returncode != 0:

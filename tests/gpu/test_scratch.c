@@ -39,11 +39,11 @@ static const av_test_call calls[] = {
     {2, 0, 10, true, false, BATCH, {.spread = true, .width = 13, PX_R}},
     {12, 3, 10, true, false, LABEL, {.spread = true, .width = 31, PX_R}},
     {12, 0, 12, false, true, LABEL, {.spread = true, .width = 13, PX_R}},
-    {48, 3, 32, true, false, GENE, {.kept = true, .width = 33, NONE}},
-    {48, 3, 32, true, false, BATCH, {.kept = true, .width = 33, PX_R}},
-    {48, 0, 39, true, false, GENE, {.spread = true, .width = 40, .walk = 0}},
-    {1, 0, 39, false, true, GENE, {.spread = true, .width = 40, NONE}},
-    {48, 0, 40, true, false, BATCH, {.wide = true, .kept = true, .w_rows = true, .width = 1, NONE}},
+    {48, 3, 20, true, false, GENE, {.kept = true, .width = 21, NONE}},
+    {48, 3, 20, true, false, BATCH, {.kept = true, .width = 21, PX_R}},
+    {48, 0, 24, true, false, GENE, {.spread = true, .width = 25, .walk = 0}},
+    {1, 0, 24, false, true, GENE, {.spread = true, .width = 25, NONE}},
+    {48, 0, 25, true, false, BATCH, {.wide = true, .kept = true, .w_rows = true, .width = 1, NONE}},
 };
 
 static av_gpu_decode_sizes sizes_of(const av_twin *twin, const av_test_call *of) {
@@ -132,6 +132,69 @@ static void planned(void **state) {
   }
 }
 
+typedef struct av_test_way {
+  int64_t rows, genes, n_in, one, other; /* categories of two factors; 1: no columns */
+  int px_r, asked, expected;             /* av_gpu_decode_way */
+} av_test_way;
+
+/* Rows are written where that is faster by tests/bench/ways.md: on either side of where the ways
+ * meet; and as asked where somebody asks. */
+static void rows_where_faster(void **state) {
+  (void)state;
+  enum { CHOSEN = AV_GPU_DECODE_CHOSEN, FREE = AV_GPU_DECODE_NONE };
+  enum { KEPT = AV_GPU_DECODE_KEPT, WIDE = AV_GPU_DECODE_WIDE };
+  enum { ONE = AV_GPU_PX_R_ONE, BY_LABEL = AV_GPU_PX_R_LABEL };
+  static const av_test_way ways[] = {{128, 2000, 24, 1, 1, ONE, CHOSEN, FREE},
+                                     {128, 2000, 25, 1, 1, ONE, CHOSEN, WIDE},
+                                     {256, 2000, 19, 1, 1, ONE, CHOSEN, FREE},
+                                     {256, 2000, 20, 1, 1, ONE, CHOSEN, WIDE},
+                                     {512, 2000, 12, 1, 1, ONE, CHOSEN, FREE},
+                                     {512, 2000, 13, 1, 1, ONE, CHOSEN, WIDE},
+                                     {128, 10000, 12, 1, 1, ONE, CHOSEN, FREE},
+                                     {128, 10000, 13, 1, 1, ONE, CHOSEN, WIDE},
+                                     {1024, 2000, 13, 1, 1, ONE, CHOSEN, FREE},
+                                     {1024, 2000, 14, 1, 1, ONE, CHOSEN, WIDE},
+                                     {1024, 2000, 19, 1, 1, BY_LABEL, CHOSEN, FREE},
+                                     {1024, 2000, 20, 1, 1, BY_LABEL, CHOSEN, WIDE},
+                                     {128, 2000, 10, 36, 14, ONE, CHOSEN, FREE},
+                                     {128, 2000, 10, 36, 15, ONE, CHOSEN, KEPT},
+                                     {256, 2000, 10, 36, 9, ONE, CHOSEN, FREE},
+                                     {256, 2000, 10, 36, 10, ONE, CHOSEN, KEPT},
+                                     {1024, 2000, 11, 48, 1, ONE, CHOSEN, FREE},
+                                     {1024, 2000, 12, 48, 1, ONE, CHOSEN, WIDE},
+                                     {1024, 2000, 14, 5, 1, ONE, CHOSEN, FREE},
+                                     {1024, 2000, 14, 6, 1, ONE, CHOSEN, WIDE},
+                                     {1024, 2000, 39, 1, 1, ONE, FREE, FREE},
+                                     {1024, 2000, 40, 1, 1, ONE, FREE, WIDE},
+                                     {1024, 2000, 10, 36, 29, ONE, FREE, FREE},
+                                     {1024, 2000, 10, 36, 30, ONE, FREE, KEPT},
+                                     {1024, 2000, 10, 4, 1, ONE, KEPT, KEPT},
+                                     {1024, 2000, 10, 1, 1, ONE, KEPT, FREE},
+                                     {128, 2000, 10, 4, 1, ONE, WIDE, WIDE},
+                                     {128, 2000, 10, 1, 1, ONE, WIDE, WIDE}};
+  for (size_t w = 0; w < sizeof ways / sizeof *ways; ++w) {
+    const av_test_way *of = &ways[w];
+    const int64_t one = of->one > 1 ? of->one : 0;
+    const int64_t other = of->other > 1 ? of->other : 0;
+    const int64_t first[] = {0, one, one + other};
+    const av_gpu_decode_sizes sizes = {.max_rows = of->rows,
+                                       .n_genes = of->genes,
+                                       .n_heads = 1,
+                                       .n_in = of->n_in,
+                                       .n_onehot = one + other,
+                                       .n_factors = (one > 0 ? 1 : 0) + (other > 0 ? 1 : 0),
+                                       .first = first,
+                                       .px_r = of->px_r,
+                                       .n_px_r = of->px_r == BY_LABEL ? 5 : 1,
+                                       .way = of->asked};
+    const av_gpu_decode_cut cut = av_gpu_decode_cut_of(&sizes);
+    assert_int_equal(cut.wide, of->expected == WIDE);
+    assert_int_equal(cut.kept, of->expected != FREE && one > 0);
+    assert_int_equal(cut.spread, of->expected == FREE);
+    assert_true(cut.kept || cut.wide || cut.width <= AV_GPU_DECODE_WIDTH);
+  }
+}
+
 /* Rows that are written stay in a second-level cache, whatever the minibatch. */
 static void rows_are_few(void **state) {
   (void)state;
@@ -154,7 +217,8 @@ int main(int argc, char **argv) {
   if (MPI_Init(&argc, &argv) != MPI_SUCCESS) {
     return 1;
   }
-  const struct CMUnitTest tests[] = {cmocka_unit_test(planned), cmocka_unit_test(rows_are_few)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(planned), cmocka_unit_test(rows_where_faster),
+                                     cmocka_unit_test(rows_are_few)};
   const int failed = cmocka_run_group_tests(tests, NULL, NULL);
   MPI_Finalize();
   return failed;

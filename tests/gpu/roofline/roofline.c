@@ -1,15 +1,17 @@
 /* Training steps of the model on the emulated GPU, and what the device does in one of them, as
  * JSON lines: count.h. With counts, and without (a list of launches).
  *
- *   gpu_roofline MODEL LIKELIHOOD BATCHES MINIBATCH GENES PERCENT
- *   gpu_roofline LDVAE nb 1 128 2000 7
+ *   gpu_roofline MODEL LIKELIHOOD BATCHES MINIBATCH GENES PERCENT LATENTS [SITES WAY]
+ *   gpu_roofline LDVAE nb 1 128 2000 7 10
  *
  * Counts are drawn so that PERCENT of them are not zero, gene by gene with frequencies that span
  * orders of magnitude; everything else is as by default, as if trained by `atlasvi`. The line that
  * comes first says what it was. The step that is counted is the second, of other cells than that
- * before it: by then memory is allocated. */
+ * before it: by then memory is allocated. SITES: categories of a covariate beside the batch. WAY:
+ * whether a linear decoder writes rows (gpu_decode.h), one of WAYS; without, as it chooses. */
 #include "cuda_backend.h"
 
+#include "backend/gpu_decode.h"
 #include "base/memory.h"
 #include "config/config.h"
 #include "data/dataset.h"
@@ -26,7 +28,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { STEPS = 2, MOST_BATCHES = 64 };
+enum { STEPS = 2, MOST_LEVELS = 64 };
 
 typedef struct run {
   av_comm comm;
@@ -39,8 +41,31 @@ typedef struct run {
   av_vae *vae;
   int64_t minibatch;
   double share; /* of counts that are not zero */
-  double prior[2 * MOST_BATCHES];
+  double prior[2 * MOST_LEVELS];
 } run;
+
+/* ---- the decoder's way ---- */
+
+static const char *const WAYS[] = {"chosen", "none", "kept", "wide"}; /* by av_gpu_decode_way */
+static int way = AV_GPU_DECODE_CHOSEN;
+
+static bool find_way(const char *name) {
+  for (way = 0; way < (int)(sizeof WAYS / sizeof *WAYS); ++way) {
+    if (strcmp(WAYS[way], name) == 0) {
+      return true;
+    }
+  }
+  return false;
+}
+
+/* The linker puts the second in the place of the first. */
+av_gpu_decode_cut __real_av_gpu_decode_cut_of(const av_gpu_decode_sizes *of);
+av_gpu_decode_cut __wrap_av_gpu_decode_cut_of(const av_gpu_decode_sizes *of);
+av_gpu_decode_cut __wrap_av_gpu_decode_cut_of(const av_gpu_decode_sizes *of) {
+  av_gpu_decode_sizes asked = *of;
+  asked.way = way;
+  return __real_av_gpu_decode_cut_of(&asked);
+}
 
 static void must(av_status status) {
   if (status != AV_OK) {
@@ -109,7 +134,6 @@ static void fill_counts(run *r) {
       }
     }
     must(av_builder_add_row(builder, n, gene, value));
-    dataset->batch.code[i] = (int32_t)(i % dataset->batch.levels.n);
   }
   must(av_builder_finish(builder, &dataset->counts));
   av_builder_free(&builder);
@@ -118,13 +142,23 @@ static void fill_counts(run *r) {
   free(value);
 }
 
-static void make_data(run *r, int64_t genes, int64_t n_batches) {
-  char text[MOST_BATCHES][8];
-  const char *names[MOST_BATCHES];
-  for (int b = 0; b < n_batches && b < MOST_BATCHES; ++b) {
+/* Categories take turns, those of the batch every cell, another factor's after so many cells: each
+ * meets each. */
+static void make_factor(av_factor *factor, int64_t levels, int64_t cells, int64_t turn) {
+  char text[MOST_LEVELS][8];
+  const char *names[MOST_LEVELS];
+  for (int b = 0; b < levels && b < MOST_LEVELS; ++b) {
     snprintf(text[b], sizeof text[b], "b%d", b);
     names[b] = text[b];
   }
+  must(av_names_copy(&factor->levels, levels, names));
+  factor->code = must_have(av_calloc((size_t)cells, sizeof *factor->code));
+  for (int64_t i = 0; i < cells; ++i) {
+    factor->code[i] = (int32_t)(i / turn % levels);
+  }
+}
+
+static void make_data(run *r, int64_t genes, int64_t n_batches, int64_t n_sites) {
   av_dataset *dataset = &r->dataset;
   const int64_t cells = STEPS * r->minibatch;
   *dataset = (av_dataset){.n_cells = cells,
@@ -134,8 +168,14 @@ static void make_data(run *r, int64_t genes, int64_t n_batches) {
                           .has_batch = n_batches > 1,
                           .input_path = av_strdup("drawn")};
   must(av_partition_create(&dataset->partition, cells, 1, NULL));
-  must(av_names_copy(&dataset->batch.levels, n_batches, names));
-  dataset->batch.code = must_have(av_calloc((size_t)cells, sizeof *dataset->batch.code));
+  make_factor(&dataset->batch, n_batches, cells, 1);
+  if (n_sites > 1) {
+    static const char *const named = "site";
+    must(av_names_copy(&dataset->categorical_names, 1, &named));
+    dataset->categorical = must_have(av_calloc(1, sizeof *dataset->categorical));
+    dataset->n_categorical = 1;
+    make_factor(dataset->categorical, n_sites, cells, STEPS * n_batches);
+  }
   dataset->library = must_have(av_calloc((size_t)cells, sizeof *dataset->library));
   r->split = must_have(av_calloc((size_t)cells, sizeof *r->split));
   fill_counts(r);
@@ -248,16 +288,18 @@ static void close_run(run *r) {
 int main(int argc, char **argv) {
   run r = {.minibatch = 0};
   must(av_comm_create(&r.comm, &argc, &argv));
-  if (argc != 8 || atoll(argv[3]) > MOST_BATCHES) {
+  const int64_t n_sites = argc > 8 ? atoll(argv[8]) : 1;
+  if (argc < 8 || argc > 10 || atoll(argv[3]) > MOST_LEVELS || n_sites > MOST_LEVELS ||
+      (argc > 9 && !find_way(argv[9]))) {
     fprintf(stderr,
             "usage: gpu_roofline LDVAE|scVI nb|zinb BATCHES MINIBATCH GENES PERCENT "
-            "LATENTS\n");
+            "LATENTS [SITES [chosen|none|kept|wide]]\n");
     return 64;
   }
   r.minibatch = atoll(argv[4]);
   r.share = atof(argv[6]) / 100.0;
   count_begin(ROOFLINE_RUNS);
-  make_data(&r, atoll(argv[5]), atoll(argv[3]));
+  make_data(&r, atoll(argv[5]), atoll(argv[3]), n_sites);
   read_settings(&r, argv[1], argv[2], argv[7]);
   make_model(&r);
   int64_t nonzeros = 0;
