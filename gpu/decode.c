@@ -15,8 +15,7 @@ enum {
   RHO_BYTES = 24 << 20, /* of rho and logits that are summed: they stay in the second-level cache */
   ALIGNMENT = 256       /* bytes */
 };
-_Static_assert((int)AV_GPU_DECODE_WIDTH == AV_DECODE_WIDTH &&
-                   (int)AV_GPU_DECODE_FEW == AV_DECODE_FEW,
+_Static_assert((int)AV_GPU_DECODE_FEW == AV_DECODE_FEW,
                "inputs that the kernels take are those planned for");
 _Static_assert(AV_DECODE_WIDTH % 8 == 0 && AV_DECODE_WIDTH > AV_DECODE_FEW,
                "inputs are multiplied 8 at a time, and warps share the sums of many");
@@ -30,6 +29,7 @@ typedef struct decode_run {
   av_backend *be;
   const av_decode *decode;
   int64_t max_rows;
+  int precision; /* of products: of few inputs, which sizes may make products or not, float32 */
   bool gradients;
   av_gpu_decode_cut cut; /* of a call that ends in losses */
   int64_t chunk;         /* cells at a time */
@@ -81,12 +81,16 @@ static const int32_t *codes_of(const av_gpu_data *data, const av_decode *decode)
 /* Sizes and arrays of the model; the head of rho alone. */
 static void begin_values(decode_run *run, av_backend *be, const av_batch *batch,
                          const av_decode *decode, const av_real *x, const av_real *l) {
-  *run = (decode_run){.be = be, .decode = decode, .max_rows = batch->view.max_rows};
+  const bool few = decode->n_in + 1 <= AV_DECODE_WIDTH;
+  *run = (decode_run){.be = be,
+                      .decode = decode,
+                      .max_rows = batch->view.max_rows,
+                      .precision = few ? AV_PRECISION_FLOAT32 : be->precision};
   av_gpu_decode *call = &run->call;
   *call = (av_gpu_decode){.rows = batch->view,
                           .kind = kind_of(decode),
                           .softplus = decode->softplus,
-                          .wide = decode->n_in + 1 > AV_DECODE_WIDTH, /* for values alone */
+                          .wide = !few, /* for values alone */
                           .n_genes = decode->n_genes,
                           .n_in = (int)decode->n_in,
                           .n_onehot = (int)decode->n_onehot,
@@ -275,7 +279,7 @@ static av_gpu_factor rows_of(const av_gpu_decode *call, int h) {
 static void wide_logits(decode_run *run) {
   av_gpu_decode *call = &run->call;
   for (int h = 0; call->wide && h < call->n_heads; ++h) {
-    av_gpu_gemm(run->be, call->n, call->n_genes, call->n_in, inputs_of(call, false),
+    av_gpu_gemm(run->be, run->precision, call->n, call->n_genes, call->n_in, inputs_of(call, false),
                 weights_of(call, h, false), 0.0F, call->head[h].rows, call->stride);
   }
 }
@@ -284,9 +288,9 @@ static void wide_logits(decode_run *run) {
 static void wide_gradients(decode_run *run) {
   av_gpu_decode *call = &run->call;
   for (int h = 0; h < call->n_heads; ++h) {
-    av_gpu_gemm(run->be, call->n_in, call->n_genes, call->n, inputs_of(call, true),
+    av_gpu_gemm(run->be, run->precision, call->n_in, call->n_genes, call->n, inputs_of(call, true),
                 rows_of(call, h), 1.0F, call->head[h].dw, call->n_genes);
-    av_gpu_gemm(run->be, call->n, call->n_in, call->n_genes, rows_of(call, h),
+    av_gpu_gemm(run->be, run->precision, call->n, call->n_in, call->n_genes, rows_of(call, h),
                 weights_of(call, h, true), h == 0 ? 0.0F : 1.0F,
                 call->dx + call->first * call->n_in, call->n_in);
   }

@@ -16,11 +16,11 @@ typedef struct av_gpu_factor {
   bool transposed;
 } av_gpu_factor;
 
-/* c (m, n; row stride c_stride) = a (m, k) b (k, n) + beta c, in be's precision. Queued on be's
- * stream; ends the run on an error. Nothing for m, n or k of 0, but for beta = 0 without k, which
- * nobody asks for. cuBLAS gives the same bits in every run on the same device and version: one
- * stream, a workspace of its own, no atomics (its defaults otherwise). */
-void av_gpu_gemm(av_backend *be, int64_t m, int64_t n, int64_t k, av_gpu_factor a, av_gpu_factor b,
-                 float beta, float *c, int64_t c_stride);
+/* c (m, n; row stride c_stride) = a (m, k) b (k, n) + beta c, in `precision`, be's or a better one.
+ * Queued on be's stream; ends the run on an error. Nothing for m, n or k of 0, but for beta = 0
+ * without k, which nobody asks for. cuBLAS gives the same bits in every run on the same device and
+ * version: one stream, a workspace of its own, no atomics (its defaults otherwise). */
+void av_gpu_gemm(av_backend *be, int precision, int64_t m, int64_t n, int64_t k, av_gpu_factor a,
+                 av_gpu_factor b, float beta, float *c, int64_t c_stride);
 
 #endif

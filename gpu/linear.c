@@ -36,7 +36,8 @@ void av_gpu_linear(av_backend *be, const av_batch *batch, int64_t m, int64_t n_o
     AV_GPU_RUN(be, av_gpu_dense_forward(av_gpu_of(be)->stream, &layer));
   }
   if (!layer.products) {
-    av_gpu_gemm(be, batch->view.max_rows, n, m, (av_gpu_factor){.at = layer.x, .stride = x_stride},
+    av_gpu_gemm(be, be->precision, batch->view.max_rows, n, m,
+                (av_gpu_factor){.at = layer.x, .stride = x_stride},
                 (av_gpu_factor){.at = layer.w, .stride = n}, starts ? 1.0F : 0.0F, layer.y, n);
   }
 }
@@ -46,11 +47,11 @@ static void large_grads(av_backend *be, const av_gpu_dense *layer) {
   const int64_t rows = layer->rows.max_rows;
   const av_gpu_factor dy = {.at = layer->dy, .stride = layer->n};
   if (layer->dx != NULL) {
-    av_gpu_gemm(be, rows, layer->m, layer->n, dy,
+    av_gpu_gemm(be, be->precision, rows, layer->m, layer->n, dy,
                 (av_gpu_factor){.at = layer->w, .stride = layer->n, .transposed = true}, 0.0F,
                 layer->dx, layer->dx_stride);
   }
-  av_gpu_gemm(be, layer->m, layer->n, rows,
+  av_gpu_gemm(be, be->precision, layer->m, layer->n, rows,
               (av_gpu_factor){.at = layer->x, .stride = layer->x_stride, .transposed = true}, dy,
               1.0F, layer->dw, layer->n);
 }

@@ -9,33 +9,12 @@ enum {
   FULL = 528,       /* blocks that the device holds at a time: 4 on each of 132 multiprocessors */
   ENOUGH = 396,     /* that keep it busy */
   SLAB_CELLS = 256, /* fewer are not worth sums of their own */
-  ALIGNMENT = 256,  /* bytes */
-
-  SLICED_ROWS = 512,  /* fewer cells are not worth slices of w in shared memory ... */
-  SLICED_CELLS = 32,  /* ... and fewer for each slice neither: a warp has one */
-  WIDEST_SLICE = 32,  /* columns: 128 bytes, all the banks of shared memory */
-  NARROWEST_SLICE = 4 /* a lane's */
+  ALIGNMENT = 256   /* bytes */
 };
 
 static int64_t parts(int64_t n, int64_t size) { return (n + size - 1) / size; }
 static int64_t at_least(int64_t n, int64_t least) { return n > least ? n : least; }
 static int64_t at_most(int64_t n, int64_t most) { return n < most ? n : most; }
-
-av_gpu_sparse_slices av_gpu_sparse_slices_of(int64_t max_rows, int64_t n_genes, int64_t n,
-                                             int64_t shared_most, int multiprocessors) {
-  av_gpu_sparse_slices slices = {.columns = WIDEST_SLICE};
-  while (slices.columns >= NARROWEST_SLICE &&
-         av_gpu_sparse_slice_bytes(n_genes, slices.columns) > shared_most) {
-    slices.columns /= 2;
-  }
-  if (slices.columns < NARROWEST_SLICE || max_rows < SLICED_ROWS) {
-    slices.columns = 0;
-    return slices;
-  }
-  const int64_t groups = at_least(multiprocessors / parts(n, slices.columns), 1);
-  slices.groups = (unsigned)at_most(groups, parts(max_rows, SLICED_CELLS));
-  return slices;
-}
 
 void av_gpu_sparse_linear(av_backend *be, const av_batch *batch, bool log1p, bool covariates,
                           int64_t n, const av_real *w, const av_real *bias, av_real *y) {

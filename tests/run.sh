@@ -9,7 +9,7 @@ if [ "${1-}" = --no-install ]; then
 else
   jobs/install.sh build tests
 fi
-# A build folder of its own: where there is CUDA, this one is for one kind of GPU, as all kinds take
+# A build folder of its own: where there is CUDA, this one is for two kinds of GPU, as all kinds take
 # minutes more.
 cmake --preset ci ${ATLASVI_CUDA_ARCHITECTURES+"-DATLASVI_CUDA_ARCHITECTURES=$ATLASVI_CUDA_ARCHITECTURES"}
 cmake --build --preset ci

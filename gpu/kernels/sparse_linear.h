@@ -1,18 +1,16 @@
 /* First layer over the resident sparse counts, and its weights' gradient.
  *
  * Forward, one launch: y = [f(counts), continuous, one-hot] w + bias: 4 n bytes of w and 2 n FLOPs
- * for each non-zero. Two kernels, of which sizes choose one, so that the bits do not depend on B:
- *   forward         reads w through the second-level cache, where it lies (1 MB with 2,000 genes x
- *                   128 columns): 9 MB for 128 cells of 140 non-zeros. A warp has 128 columns, four
- *                   a lane, in registers; its lanes fetch 32 entries together (one logarithm each)
- *                   and broadcast them, eight rows of w on their way at a time. Small minibatches
- *                   would leave most of the device idle and wait for one row after another: there
- *                   up to 8 warps share a cell's entries and add up in a fixed order.
- *   forward_sliced  large minibatches, for which that would be 290 MB at 4,096 cells: a block keeps
- *                   a slice of w, all genes x 32, 16, 8 or 4 columns as shared memory allows, and
- *                   each of its warps takes one cell after another. w is read once by each group of
- *                   cells, 16 MB in all, and the entries once for each slice, 14 MB; the rest is
- *                   shared memory's.
+ * for each non-zero. Two kernels, of which sizes and the device choose one, so that the bits do not
+ * depend on B: forward         reads w through the second-level cache, where it lies (1 MB with
+ * 2,000 genes x 128 columns): 9 MB for 128 cells of 140 non-zeros. A warp has 128 columns, four a
+ * lane, in registers; its lanes fetch 32 entries together (one logarithm each) and broadcast them,
+ * eight rows of w on their way at a time. Small minibatches would leave most of the device idle and
+ * wait for one row after another: there up to 8 warps share a cell's entries and add up in a fixed
+ * order. forward_sliced  large minibatches, for which that would be 290 MB at 4,096 cells: a block
+ * keeps a slice of w, all genes x 32, 16, 8 or 4 columns as shared memory allows, and each of its
+ * warps takes one cell after another. w is read once by each group of cells, 16 MB in all, and the
+ * entries once for each slice, 14 MB; the rest is shared memory's.
  *
  * Gradient, two launches, three with slabs: dw += f(counts)^T dy, and covariates and bias
  * likewise, which are rows of w as any other (the bias is that of an input which is always 1).
@@ -88,9 +86,6 @@ cudaError_t av_gpu_sparse_forward(cudaStream_t stream, const av_gpu_rows *rows,
 cudaError_t av_gpu_sparse_forward_sliced(cudaStream_t stream, const av_gpu_rows *rows,
                                          const av_gpu_sparse_layer *layer,
                                          const av_gpu_sparse_slices *slices);
-/* Slices for a device that lets a block have shared_most bytes. */
-av_gpu_sparse_slices av_gpu_sparse_slices_of(int64_t max_rows, int64_t n_genes, int64_t n,
-                                             int64_t shared_most, int multiprocessors);
 cudaError_t av_gpu_sparse_backward(cudaStream_t stream, const av_gpu_rows *rows,
                                    const av_gpu_sparse_grad *grad);
 
@@ -101,6 +96,29 @@ cudaError_t av_gpu_sparse_backward(cudaStream_t stream, const av_gpu_rows *rows,
 /* Shared memory of a block with a slice: its columns of w, and of a row of zeros, and a table. */
 static inline int64_t av_gpu_sparse_slice_bytes(int64_t n_genes, int64_t columns) {
   return ((n_genes + 1) * columns + AV_SPARSE_TABLE) * (int64_t)sizeof(float);
+}
+
+/* Slices for a device that lets a block have shared_most bytes. That fewer cells are not worth
+ * slices is a guess; a warp has one cell at least. */
+static inline av_gpu_sparse_slices av_gpu_sparse_slices_of(int64_t max_rows, int64_t n_genes,
+                                                           int64_t n, int64_t shared_most,
+                                                           int multiprocessors) {
+  enum { LEAST_ROWS = 512, LEAST_CELLS = 32, WIDEST = 32, NARROWEST = 4 };
+  av_gpu_sparse_slices slices = {WIDEST, 0};
+  while (slices.columns >= NARROWEST &&
+         (slices.columns >= 2 * n ||
+          av_gpu_sparse_slice_bytes(n_genes, slices.columns) > shared_most)) {
+    slices.columns /= 2;
+  }
+  if (slices.columns < NARROWEST || max_rows < LEAST_ROWS) {
+    slices.columns = 0;
+    return slices;
+  }
+  const int64_t of_columns = (n + slices.columns - 1) / slices.columns;
+  const int64_t most = (max_rows + LEAST_CELLS - 1) / LEAST_CELLS;
+  const int64_t groups = multiprocessors > of_columns ? multiprocessors / of_columns : 1;
+  slices.groups = (unsigned)(groups < most ? groups : most);
+  return slices;
 }
 
 /* Four columns of a row lie on 16 bytes, everywhere. */

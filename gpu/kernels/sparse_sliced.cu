@@ -128,7 +128,7 @@ static __device__ __forceinline__ slice_of<QUADS> fill_slice(const av_gpu_data &
 
 /* Block (slice, group of cells): 4 QUADS columns of w, every gridDim.y-th 32 cells. */
 template <int QUADS, bool small>
-static __global__ void __launch_bounds__(THREADS)
+static __global__ void __launch_bounds__(THREADS, 1)
     forward_sliced(av_gpu_rows rows, av_gpu_sparse_layer layer) {
   AV_SHARED_ARRAY(float4, room);
   const int lane = (int)threadIdx.x % AV_WARP;

@@ -57,7 +57,7 @@ static bool choose_walk(const av_gpu_decode_sizes *of, int64_t most, av_gpu_deco
   }
   if (coded && same && width_beside(of, 0) <= most) {
     cut->walk = 0;
-  } else if (of->n_onehot > 0 && !(coded && all <= AV_GPU_DECODE_WIDTH)) {
+  } else if (of->n_onehot > 0 && !(coded && all <= most)) {
     const int largest = largest_factor(of);
     if (width_beside(of, largest) > most) {
       return false;
@@ -89,7 +89,10 @@ static limits limits_of(const av_gpu_decode_sizes *of) {
     const int64_t most = logits < SMALL ? 25 : AV_GPU_DECODE_FEW;
     return (limits){most, most, false};
   }
-  if (of->n_onehot > 0 || is_coded(of)) { /* whose sums need launches, too, if there are rows */
+  if (is_coded(of)) { /* more inputs than beside are for other kernels, without runs */
+    return (limits){12, 12, true};
+  }
+  if (of->n_onehot > 0) { /* whose sums need launches, too, if there are rows */
     return (limits){AV_GPU_DECODE_FEW, 12, true};
   }
   return (limits){of->max_rows < 1024 ? 13 : 14, 0, true}; /* below, rows has a cell a block */

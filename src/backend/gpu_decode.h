@@ -47,10 +47,10 @@ int av_gpu_px_r_of(int likelihood, int dispersion);
 
 /* Whether rows of the gradients on logits are written. */
 typedef enum av_gpu_decode_way {
-  AV_GPU_DECODE_CHOSEN, /* what is fastest, by counts; the others are for those who compare them */
-  AV_GPU_DECODE_NONE,   /* where there is room to do without */
-  AV_GPU_DECODE_KEPT,   /* for one-hot columns */
-  AV_GPU_DECODE_WIDE    /* for all, after the logits, which are products by cuBLAS */
+  AV_GPU_DECODE_CHOSEN,  /* what is fastest, by counts; the others are for those who compare them */
+  AV_GPU_DECODE_NO_ROWS, /* where there is room to do without */
+  AV_GPU_DECODE_KEPT,    /* for one-hot columns */
+  AV_GPU_DECODE_WIDE     /* for all, after the logits, which are products by cuBLAS */
 } av_gpu_decode_way;
 
 typedef struct av_gpu_decode_sizes {

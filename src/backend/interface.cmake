@@ -1,7 +1,7 @@
-# Writes OUTPUT, a header with AV_INTERFACE: a text that changes with any header of SOURCE, with MPI's
-# (MPI_HEADER), whose types are in ours, and with WIDTH, which a header has from the build. Who loads
-# code of another build compares it: where it is the same, types and functions are. Touches OUTPUT
-# only when that changes. Run at every build:
+# Writes OUTPUT, a header with AV_INTERFACE: a text that changes with any header of SOURCE, with
+# MPI's (MPI_HEADER), whose types are in ours, and with WIDTH, which a header has from the build. Who
+# loads code of another build compares it: where it is the same, types and functions are. Touches
+# OUTPUT only when that changes. Run at every build:
 #   cmake -DSOURCE=.../src -DMPI_HEADER=.../mpi.h [-DWIDTH=...] -DOUTPUT=... -P interface.cmake
 file(GLOB_RECURSE headers RELATIVE ${SOURCE} ${SOURCE}/*.h ${SOURCE}/*.def)
 list(SORT headers)

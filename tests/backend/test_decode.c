@@ -345,11 +345,12 @@ static const av_test_kind kinds[] = {{AV_LIKELIHOOD_NB, GENE, 10, true, false, f
                                      /* about the widths that kernels are made for */
                                      {AV_LIKELIHOOD_NB, LABEL, 19, true, false, false},
                                      {AV_LIKELIHOOD_NB, BATCH, 20, true, false, true},
-                                     {AV_LIKELIHOOD_ZINB, GENE, 24, false, false, false},
-                                     {AV_LIKELIHOOD_ZINB, CELL, 24, true, false, false},
-                                     {AV_LIKELIHOOD_NB, BATCH, 22, true, true, false},
-                                     {AV_LIKELIHOOD_POISSON, GENE, 21, true, false, false},
-                                     {AV_LIKELIHOOD_ZINB, BATCH, 25, true, false, true}};
+                                     {AV_LIKELIHOOD_ZINB, GENE, 39, false, false, false},
+                                     {AV_LIKELIHOOD_ZINB, CELL, 33, true, false, false},
+                                     {AV_LIKELIHOOD_NB, BATCH, 33, true, true, false},
+                                     {AV_LIKELIHOOD_NB, GENE, 24, true, false, false},
+                                     {AV_LIKELIHOOD_POISSON, GENE, 29, true, false, false},
+                                     {AV_LIKELIHOOD_ZINB, BATCH, 40, true, false, true}};
 
 static void against_reference(void **state) {
   (void)state;

@@ -28,7 +28,7 @@ void require(av_status status) {
 }
 
 /* Small counts mostly, now and then a large one. */
-static double random_count(source *from, int64_t cell, bool fractions) {
+static double random_count(source *from, int64_t cell, const twin_shape *shape) {
   const double u = source_uniform(from, 0, 1);
   double count = 1.0 + floor(-2.0 * log(1.0 - 0.999 * u));
   if (u > 0.98) {
@@ -37,7 +37,10 @@ static double random_count(source *from, int64_t cell, bool fractions) {
   if (cell == 2 && u > 0.5) {
     count = floor(300.0 + 5000.0 * u);
   }
-  return fractions ? (double)(float)(count - 0.7 * source_uniform(from, 0, 1)) : count;
+  if (shape->fractions) {
+    count = (double)(float)(count - 0.7 * source_uniform(from, 0, 1));
+  }
+  return shape->times > 0.0 ? count * shape->times : count;
 }
 
 /* Codes of n cells, any of `levels`. */
@@ -100,7 +103,7 @@ static void fill_counts(av_dataset *dataset, const twin_shape *shape, source *fr
     int64_t g = (int64_t)(log(source_uniform(from, 1e-300, 1)) / skip);
     while (i != 1 && g < genes) {
       gene[n] = (int32_t)g;
-      value[n] = random_count(from, i, shape->fractions);
+      value[n] = random_count(from, i, shape);
       dataset->library[i] += value[n++];
       g += 1 + (int64_t)(log(source_uniform(from, 1e-300, 1)) / skip);
     }

@@ -28,6 +28,7 @@ typedef struct twin_shape {
   int64_t cells, genes, batches, rows; /* rows: of the minibatch, spread over the cells */
   int64_t spare;                       /* rows that it could hold beyond those */
   double filled;
+  double times; /* that counts are as large; 0: 1 */
   bool fractions;
   int64_t categorical; /* covariates, of 3, 1, 5, 3, 1, ... categories */
   int64_t continuous;  /* covariates, one large, one constant, the others normal */

@@ -19,7 +19,7 @@ one after the other (settings.dl_num_workers = 0, its default). Measured on this
 --rounds processes of each in turns, of each the median of its steps in seconds of that thread's
 CPU time, which other processes do not add to; of these the least. The copy to the GPU takes no less
 than the staging, nor than PCI Express does at most. What the GPU itself takes, starting kernels on
-it, and waiting for it, are left out: they come on top.
+it, and waiting for it, are left out: they come on top (roofline.md adds an assumed time for starts).
 """
 import os
 import statistics

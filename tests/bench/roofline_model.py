@@ -22,6 +22,7 @@ SINGLE, DOUBLE, SPECIAL, SHUFFLES = 128, 64, 16, 32
 # Assumption: cuBLAS cuts a product into tiles of 64 x 64, and k into pieces of 256.
 PRODUCT_TILE, PRODUCT_DEPTH = 64, 256
 FLOORS = (2e-6, 4e-6)  # assumption: from the start of a launch in a CUDA graph to the next one's
+START = 2e-6  # assumption: of the host, to start a kernel by itself, as scvi-tools does
 # What is expected. Assumptions: (the share of each rate above, and of the instructions that
 # schedulers can issue, that kernels reach; instructions a cycle of a warp that waits for its own
 # results alone: 4 to 5 cycles each in arithmetic, by published microbenchmarks). Likely, and slow.

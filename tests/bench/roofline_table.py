@@ -3,7 +3,7 @@ from host import FASTER
 from host import epochs as host_epochs
 from report import table, whole
 from roofline_model import (SMS, CLOCK, HBM, L2, L1, FLOAT32, TF32, SINGLE, DOUBLE, SPECIAL,
-                            SHUFFLES, PRODUCT_TILE, PRODUCT_DEPTH, FLOORS, REACHED, SLOW,
+                            SHUFFLES, PRODUCT_TILE, PRODUCT_DEPTH, FLOORS, START, REACHED, SLOW,
                             SCHEDULERS, LIKELY, LONGEST, SECTOR, instructions, blocks_of,
                             level2_bytes, limits, level1_seconds, warps_of, expected,
                             expected_step, expected_epochs, seconds, step, epoch, name_of,
@@ -150,10 +150,10 @@ def called(ratios):
 
 
 def beside(record, host):
-    rows, start = [], FLOORS[0]
+    rows = []
     cases = {(c["model"], c["minibatch"]): c for c in record["cases"]
              if c["genes"] == host["host_settings"]["genes"] and c["batches"] == 1}
-    for key, theirs in host_epochs(host, start).items():
+    for key, theirs in host_epochs(host, START).items():
         if key in cases:
             low, likely, high = expected_epochs(cases[key])
             ratios = [seconds / likely for seconds in theirs]
@@ -168,7 +168,7 @@ def beside(record, host):
             "fast; ours, expected. Times as fast, beside the one and the other; from the faster host and "
             "our range from above to the slower and from below. Then what that says of %d times: not "
             "shown does not mean less, as what scvi-tools' GPU takes is left out. Its default minibatch "
-            "is 128." % (MICRO(start), FASTER, TIMES),
+            "is 128." % (MICRO(START), FASTER, TIMES),
             ""] + table(
         ["model", "minibatch", "scvi-tools, s", "faster host", "ours, s", "ratio", "faster host",
          "range", "%d times" % TIMES], rows, 1)

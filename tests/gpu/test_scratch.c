@@ -37,7 +37,8 @@ static const av_test_call calls[] = {
     {60, 3, 10, true, true, BATCH, {.spread = true, .width = 19, .walk = 0, .px_r_runs = true}},
     {60, 3, 10, true, false, LABEL, {.spread = true, .width = 19, .walk = 0, .w_rows = true}},
     {2, 0, 10, true, false, BATCH, {.spread = true, .width = 13, PX_R}},
-    {12, 3, 10, true, false, LABEL, {.spread = true, .width = 31, PX_R}},
+    {6, 3, 10, true, false, LABEL, {.spread = true, .width = 25, PX_R}},
+    {7, 3, 10, true, false, LABEL, {.spread = true, .width = 19, .walk = 0, .w_rows = true}},
     {12, 0, 12, false, true, LABEL, {.spread = true, .width = 13, PX_R}},
     {48, 3, 20, true, false, GENE, {.kept = true, .width = 21, NONE}},
     {48, 3, 20, true, false, BATCH, {.kept = true, .width = 21, PX_R}},
@@ -141,7 +142,7 @@ typedef struct av_test_way {
  * meet; and as asked where somebody asks. */
 static void rows_where_faster(void **state) {
   (void)state;
-  enum { CHOSEN = AV_GPU_DECODE_CHOSEN, FREE = AV_GPU_DECODE_NONE };
+  enum { CHOSEN = AV_GPU_DECODE_CHOSEN, FREE = AV_GPU_DECODE_NO_ROWS };
   enum { KEPT = AV_GPU_DECODE_KEPT, WIDE = AV_GPU_DECODE_WIDE };
   enum { ONE = AV_GPU_PX_R_ONE, BY_LABEL = AV_GPU_PX_R_LABEL };
   static const av_test_way ways[] = {{128, 2000, 24, 1, 1, ONE, CHOSEN, FREE},
@@ -154,8 +155,8 @@ static void rows_where_faster(void **state) {
                                      {128, 10000, 13, 1, 1, ONE, CHOSEN, WIDE},
                                      {1024, 2000, 13, 1, 1, ONE, CHOSEN, FREE},
                                      {1024, 2000, 14, 1, 1, ONE, CHOSEN, WIDE},
-                                     {1024, 2000, 19, 1, 1, BY_LABEL, CHOSEN, FREE},
-                                     {1024, 2000, 20, 1, 1, BY_LABEL, CHOSEN, WIDE},
+                                     {1024, 2000, 11, 1, 1, BY_LABEL, CHOSEN, FREE},
+                                     {1024, 2000, 12, 1, 1, BY_LABEL, CHOSEN, WIDE},
                                      {128, 2000, 10, 36, 14, ONE, CHOSEN, FREE},
                                      {128, 2000, 10, 36, 15, ONE, CHOSEN, KEPT},
                                      {256, 2000, 10, 36, 9, ONE, CHOSEN, FREE},

@@ -46,9 +46,11 @@ static void select_rows(av_twin *twin, int64_t used) {
   free(rows);
 }
 
-static void on_genes(int64_t genes, int columns, bool covariates) {
+static void on_genes(int64_t genes, int columns, bool covariates, av_count_kind stored) {
   av_twin twin;
   const twin_shape shape = {.cells = 900,
+                            .times = stored == AV_COUNT_U16 ? 300 : 1,
+                            .fractions = stored == AV_COUNT_F32,
                             .genes = genes,
                             .batches = covariates ? 40 : 1,
                             .rows = ROWS,
@@ -60,12 +62,14 @@ static void on_genes(int64_t genes, int columns, bool covariates) {
       av_gpu_sparse_slices_of(ROWS, genes, 36, SHARED_MOST, MULTIPROCESSORS);
   assert_int_equal(slices.columns, columns);
   twin_open(&twin, &shape);
+  assert_int_equal(twin.dataset.counts.kind, stored);
   const int64_t used[] = {ROWS, 450, 0};
   for (size_t u = 0; u < sizeof used / sizeof *used; ++u) {
     select_rows(&twin, used[u]);
     check_layer(&twin, used[u], 36, u % 2 == 0,
                 covariates); /* the last slice has columns to spare */
     check_layer(&twin, used[u], 8, u % 2 != 0, false);
+    check_layer(&twin, used[u], 200, true, false); /* groups have more cells than a block warps */
     check_layer(&twin, used[u], 9, true, covariates); /* no slices: rows do not lie on 16 bytes */
   }
   twin_close(&twin);
@@ -73,24 +77,25 @@ static void on_genes(int64_t genes, int columns, bool covariates) {
 
 static void widest(void **state) {
   (void)state;
-  on_genes(60, 32, true);
-  on_genes(60, 32, false);
+  on_genes(60, 32, true, AV_COUNT_U8);
+  on_genes(60, 32, false, AV_COUNT_F32);
 }
 static void half(void **state) {
   (void)state;
-  on_genes(1900, 16, true);
+  on_genes(1900, 16, true, AV_COUNT_U8);
+  on_genes(1900, 16, false, AV_COUNT_U16);
 }
 static void quarter(void **state) {
   (void)state;
-  on_genes(3700, 8, true);
+  on_genes(3700, 8, true, AV_COUNT_U8);
 }
 static void narrowest(void **state) {
   (void)state;
-  on_genes(7300, 4, true);
+  on_genes(7300, 4, true, AV_COUNT_U8);
 }
 static void too_many_genes(void **state) {
   (void)state;
-  on_genes(14600, 0, true);
+  on_genes(14600, 0, true, AV_COUNT_U8);
 }
 
 /* Blocks for each multiprocessor at most once, but no slice without a block. */
@@ -100,8 +105,9 @@ static void groups(void **state) {
     for (int64_t n = 4; n <= 8192; n += n / 2 + 4) {
       const av_gpu_sparse_slices slices =
           av_gpu_sparse_slices_of(rows, 2000, n, SHARED_MOST, MULTIPROCESSORS);
-      const int64_t of_columns = (n + 15) / 16;
-      assert_int_equal(slices.columns, 16);
+      const int columns = n > 8 ? 16 : n > 4 ? 8 : 4; /* no more than there are */
+      const int64_t of_columns = (n + columns - 1) / columns;
+      assert_int_equal(slices.columns, columns);
       assert_in_range(slices.groups, 1, 65535);
       assert_true(slices.groups * of_columns <= MULTIPROCESSORS || slices.groups == 1);
       assert_true((slices.groups - 1) * 32 < rows);

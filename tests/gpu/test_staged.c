@@ -42,42 +42,15 @@ static const kind kinds[] = {
     {"fewer cells than rows", 5, 60, 20, 9, 1, false, AV_COUNT_U16, false, false},
 };
 
-/* Every count times `times`, in the narrowest form. */
-static void scale_counts(av_dataset *dataset, double times) {
-  av_counts *counts = &dataset->counts;
-  av_counts_builder *builder = NULL;
-  const size_t most = (size_t)av_counts_longest_row(counts) + 1;
-  int32_t *gene = av_calloc(most, sizeof *gene);
-  float *value = av_calloc(most, sizeof *value);
-  double *scaled = av_calloc(most, sizeof *scaled);
-  assert_true(gene && value && scaled);
-  require(av_builder_create(&builder, counts->n_genes, counts->n_rows, counts->n_nonzero, false));
-  for (int64_t row = 0; row < counts->n_rows; ++row) {
-    const int64_t n = av_counts_row(counts, row, gene, value);
-    for (int64_t i = 0; i < n; ++i) {
-      scaled[i] = (double)value[i] * times;
-    }
-    require(av_builder_add_row(builder, n, gene, scaled));
-  }
-  av_counts_free(counts);
-  require(av_builder_finish(builder, counts));
-  av_builder_free(&builder);
-  free(gene);
-  free(value);
-  free(scaled);
-}
-
 static void make_kind(av_dataset *dataset, const kind *of) {
   const twin_shape shape = {.cells = of->cells,
                             .genes = of->genes,
                             .batches = 2,
                             .filled = (double)of->filled,
+                            .times = of->times,
                             .fractions = of->fractions,
                             .continuous = 2};
   make_dataset(dataset, &shape, 1);
-  if (of->times > 1) {
-    scale_counts(dataset, of->times);
-  }
   assert_int_equal(dataset->counts.kind, of->stored);
   assert_int_equal(dataset->counts.n_escaped > 0, of->escapes);
   assert_int_equal(dataset->counts.wide_genes, of->wide);

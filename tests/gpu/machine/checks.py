@@ -11,7 +11,8 @@ from parity import ORDINARY, UNEVEN, Parity, load, models
 
 TOOLS = ["memcheck", "racecheck", "synccheck", "initcheck"]
 OPS = ["fold", "ops", "decode", "extremes"]
-MORE_OPS = ["passes", "large", "sliced", "staged", "staged_ops"]  # not under the sanitizer, which is slow
+# not under the sanitizer, which is slow
+MORE_OPS = ["passes", "large", "sliced", "staged", "staged_ops"]
 
 
 class OutOfTime(Exception):

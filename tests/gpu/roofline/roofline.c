@@ -1,8 +1,8 @@
 /* Training steps of the model on the emulated GPU, and what the device does in one of them, as
  * JSON lines: count.h. With counts, and without (a list of launches).
  *
- *   gpu_roofline MODEL LIKELIHOOD BATCHES MINIBATCH GENES PERCENT LATENTS [SITES WAY]
- *   gpu_roofline LDVAE nb 1 128 2000 7 10
+ *   gpu_roofline MODEL LIKELIHOOD BATCHES MINIBATCH GENES PERCENT LATENTS [SITES [WAY
+ * [DISPERSION]]] gpu_roofline LDVAE nb 1 128 2000 7 10
  *
  * Counts are drawn so that PERCENT of them are not zero, gene by gene with frequencies that span
  * orders of magnitude; everything else is as by default, as if trained by `atlasvi`. The line that
@@ -185,8 +185,10 @@ static void make_data(run *r, int64_t genes, int64_t n_batches, int64_t n_sites)
 
 /* ---- model ---- */
 
-static void read_settings(run *r, const char *model, const char *likelihood, const char *latents) {
+static void read_settings(run *r, const char *model, const char *likelihood, const char *latents,
+                          const char *dispersion) {
   char n_latent[64];
+  char by[64];
   char linear[64];
   char wanted[64];
   char size[64];
@@ -195,7 +197,9 @@ static void read_settings(run *r, const char *model, const char *likelihood, con
   snprintf(wanted, sizeof wanted, "model.gene_likelihood=%s", likelihood);
   snprintf(size, sizeof size, "train.batch_size=%" PRId64, r->minibatch);
   snprintf(n_latent, sizeof n_latent, "model.n_latent=%s", latents);
+  snprintf(by, sizeof by, "model.dispersion=%s", dispersion);
   char *const settings[] = {linear,
+                            by,
                             wanted,
                             size,
                             n_latent,
@@ -203,7 +207,7 @@ static void read_settings(run *r, const char *model, const char *likelihood, con
                             "data.input=drawn",
                             "output.path=none.h5ad"};
   must(av_config_defaults(&r->config));
-  must(av_config_parse(&r->config, "defaults", "", 7, settings));
+  must(av_config_parse(&r->config, "defaults", "", 8, settings));
   must(av_config_resolve(&r->config));
 }
 
@@ -289,18 +293,18 @@ int main(int argc, char **argv) {
   run r = {.minibatch = 0};
   must(av_comm_create(&r.comm, &argc, &argv));
   const int64_t n_sites = argc > 8 ? atoll(argv[8]) : 1;
-  if (argc < 8 || argc > 10 || atoll(argv[3]) > MOST_LEVELS || n_sites > MOST_LEVELS ||
+  if (argc < 8 || argc > 11 || atoll(argv[3]) > MOST_LEVELS || n_sites > MOST_LEVELS ||
       (argc > 9 && !find_way(argv[9]))) {
     fprintf(stderr,
             "usage: gpu_roofline LDVAE|scVI nb|zinb BATCHES MINIBATCH GENES PERCENT "
-            "LATENTS [SITES [chosen|none|kept|wide]]\n");
+            "LATENTS [SITES [chosen|none|kept|wide [DISPERSION]]]\n");
     return 64;
   }
   r.minibatch = atoll(argv[4]);
   r.share = atof(argv[6]) / 100.0;
   count_begin(ROOFLINE_RUNS);
   make_data(&r, atoll(argv[5]), atoll(argv[3]), n_sites);
-  read_settings(&r, argv[1], argv[2], argv[7]);
+  read_settings(&r, argv[1], argv[2], argv[7], argc > 10 ? argv[10] : "gene");
   make_model(&r);
   int64_t nonzeros = 0;
   count_cold();
