@@ -48,8 +48,8 @@
  * about as long whatever the inputs, as the rows' bytes bound them, and three launches more. So
  * narrow is faster at small minibatches and with few inputs. For how many, by the times that are
  * expected of such counts: tests/bench/ways.md, and limits_of in backend/gpu_decode.c. None of it
- * was measured on a GPU. AV_DECODE_WIDTH is what there is room for; that many come from columns
- * beside px_r by batch or label. There registers and shared memory of ZINB by cell (55 KB) end.
+ * was measured on a GPU. AV_DECODE_WIDTH is what there is room for, by registers and by shared
+ * memory of ZINB by cell (55 KB); rho and mu alone are made without rows for as many inputs.
  *
  * Numbers: float, sums in double beyond short runs. Cells whose means leave the range of the float
  * formulas (log mean above 50; never in real data) are computed in double and in logarithms
