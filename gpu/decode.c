@@ -15,14 +15,8 @@ enum {
   RHO_BYTES = 24 << 20, /* of rho and logits that are summed: they stay in the second-level cache */
   ALIGNMENT = 256       /* bytes */
 };
-_Static_assert((int)AV_GPU_DECODE_FEW == AV_DECODE_FEW,
-               "inputs that the kernels take are those planned for");
 _Static_assert(AV_DECODE_WIDTH % 8 == 0 && AV_DECODE_WIDTH > AV_DECODE_FEW,
                "inputs are multiplied 8 at a time, and warps share the sums of many");
-_Static_assert((int)AV_GPU_DECODE_TILE == AV_DECODE_GENES &&
-                   (int)AV_GPU_DECODE_TILE == AV_DECODE_CELLS &&
-                   (int)AV_GPU_DECODE_PIECES == AV_DECODE_PIECES,
-               "blocks of the kernels are those planned for");
 
 /* A call. */
 typedef struct decode_run {

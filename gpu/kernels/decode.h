@@ -73,12 +73,12 @@ typedef enum av_decode_kind {
 
 enum {
   AV_DECODE_HEADS = 3,
-  AV_DECODE_GENES = 32, /* of a tile */
-  AV_DECODE_CELLS = 32, /* that a block of tiles takes at a time: a slab is a multiple */
-  AV_DECODE_FEW = 20,   /* rows of w, and c, whose sums a warp of tiles keeps for itself */
-  AV_DECODE_WIDTH = ATLASVI_DECODE_WIDTH, /* at most: a block's warps share their sums */
-  AV_DECODE_PIECES = 8,     /* runs of a slab that may go on beside it: two of each warp */
-  AV_DECODE_KEY_GENES = 128 /* of a block of groups */
+  AV_DECODE_GENES = AV_GPU_DECODE_TILE,  /* of a tile */
+  AV_DECODE_CELLS = AV_GPU_DECODE_TILE,  /* that a block of tiles takes at a time */
+  AV_DECODE_FEW = AV_GPU_DECODE_FEW,     /* rows of w, and c, whose sums a warp keeps for itself */
+  AV_DECODE_WIDTH = AV_GPU_DECODE_WIDTH, /* at most: a block's warps share their sums */
+  AV_DECODE_PIECES = AV_GPU_DECODE_PIECES, /* runs of a slab that may go on: two of each warp */
+  AV_DECODE_KEY_GENES = 128                /* of a block of groups */
 };
 
 /* One output head. */

@@ -1,16 +1,17 @@
 /* First layer over the resident sparse counts, and its weights' gradient.
  *
  * Forward, one launch: y = [f(counts), continuous, one-hot] w + bias: 4 n bytes of w and 2 n FLOPs
- * for each non-zero. Two kernels, of which sizes and the device choose one, so that the bits do not
- * depend on B: forward         reads w through the second-level cache, where it lies (1 MB with
- * 2,000 genes x 128 columns): 9 MB for 128 cells of 140 non-zeros. A warp has 128 columns, four a
- * lane, in registers; its lanes fetch 32 entries together (one logarithm each) and broadcast them,
- * eight rows of w on their way at a time. Small minibatches would leave most of the device idle and
- * wait for one row after another: there up to 8 warps share a cell's entries and add up in a fixed
- * order. forward_sliced  large minibatches, for which that would be 290 MB at 4,096 cells: a block
- * keeps a slice of w, all genes x 32, 16, 8 or 4 columns as shared memory allows, and each of its
- * warps takes one cell after another. w is read once by each group of cells, 16 MB in all, and the
- * entries once for each slice, 14 MB; the rest is shared memory's.
+ * for each non-zero. Sizes and the device choose one of two kernels; B does not:
+ *   forward       reads w through the second-level cache, where it lies (1 MB with 2,000 genes x
+ *                 128 columns): 9 MB for 128 cells of 140 non-zeros. A warp has 128 columns, four a
+ *                 lane, in registers; its lanes fetch 32 entries together (one logarithm each) and
+ *                 broadcast them, eight rows of w on their way at a time. Small minibatches would
+ *                 leave most of the device idle and wait for one row after another: there up to 8
+ *                 warps share a cell's entries and add up in a fixed order.
+ *   forward_sliced  large minibatches, for which that would be 290 MB at 4,096 cells: a block keeps
+ *                 a slice of w, all genes x 32, 16, 8 or 4 columns as shared memory allows, and its
+ *                 warps take one cell after another. w is read once by each group of cells, 16 MB
+ *                 in all, and the entries once for each slice, 14 MB; the rest is shared memory's.
  *
  * Gradient, two launches, three with slabs: dw += f(counts)^T dy, and covariates and bias
  * likewise, which are rows of w as any other (the bias is that of an input which is always 1).

@@ -89,7 +89,7 @@ static limits limits_of(const av_gpu_decode_sizes *of) {
     const int64_t most = logits < SMALL ? 25 : AV_GPU_DECODE_FEW;
     return (limits){most, most, false};
   }
-  if (is_coded(of)) { /* more inputs than beside are for other kernels, without runs */
+  if (is_coded(of)) { /* has runs, and with more inputs the kernels that share their sums */
     return (limits){12, 12, true};
   }
   if (of->n_onehot > 0) { /* whose sums need launches, too, if there are rows */

@@ -18,6 +18,11 @@ class Failed(Exception):
     pass
 
 
+def version_of(atlasvi):
+    done = subprocess.run([atlasvi, "--version"], stdout=subprocess.PIPE, check=True)
+    return " ".join(done.stdout.decode().splitlines()[0].split())
+
+
 def make_environment(folder, pip_options):
     """A venv with the pinned versions; made once. Returns its python."""
     python = os.path.join(folder, "bin", "python")
@@ -69,7 +74,7 @@ class Programs:
         return [self.mpirun, "--bind-to", "none", "-n", str(ranks), *argv] if ranks > 1 else argv
 
     def version(self):
-        return " ".join(self.call([self.atlasvi, "--version"]).splitlines()[0].split())
+        return version_of(self.atlasvi)
 
     def simulate(self, path, cells, genes):
         self.call([self.atlasvi, "simulate", path, "cells=%d" % cells, "genes=%d" % genes])

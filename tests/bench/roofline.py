@@ -19,13 +19,12 @@ import concurrent.futures
 import json
 import os
 import re
-import subprocess
 import sys
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import part
-from programs import Failed
+from programs import Failed, version_of
 from roofline_counts import counted, run
 from roofline_model import plain
 from roofline_table import markdown
@@ -86,8 +85,6 @@ def measure(options):
 
 def save(options, record):
     """As part.save, with a line for each launch."""
-    done = subprocess.run([options.atlasvi, "--version"], stdout=subprocess.PIPE, check=True)
-    version = " ".join(done.stdout.decode().splitlines()[0].split())
     flat = []
 
     def held(value):
@@ -95,7 +92,7 @@ def save(options, record):
         return "@%d@" % (len(flat) - 1)
     lines = [{**case, "launches": [held(launch) for launch in case["launches"]]}
              for case in record["cases"]]
-    text = json.dumps({"atlasvi": version, **record, "cases": lines}, indent=1)
+    text = json.dumps({"atlasvi": version_of(options.atlasvi), **record, "cases": lines}, indent=1)
     text = re.sub('"@([0-9]+)@"', lambda found: flat[int(found.group(1))], text)
     with open(os.path.join(options.out, "roofline.json"), "w") as file:
         file.write(text + "\n")

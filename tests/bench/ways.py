@@ -17,13 +17,12 @@ import concurrent.futures
 import json
 import os
 import re
-import subprocess
 import sys
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import part
-from programs import Failed
+from programs import Failed, version_of
 from report import table, whole
 from roofline import GENES, kernel_files
 from roofline_counts import counted, run
@@ -259,9 +258,7 @@ def main(options):
             record = json.load(file)
         return check_choice(options, record) if options.of else write(options, record)
     part.settle(options)
-    done = subprocess.run([options.atlasvi, "--version"], stdout=subprocess.PIPE, check=True)
-    version = " ".join(done.stdout.decode().splitlines()[0].split())
-    return write(options, {"atlasvi": version, **measure(options)})
+    return write(options, {"atlasvi": version_of(options.atlasvi), **measure(options)})
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 /* Training steps of the model on the emulated GPU, and what the device does in one of them, as
  * JSON lines: count.h. With counts, and without (a list of launches).
  *
- *   gpu_roofline MODEL LIKELIHOOD BATCHES MINIBATCH GENES PERCENT LATENTS [SITES [WAY
- * [DISPERSION]]] gpu_roofline LDVAE nb 1 128 2000 7 10
+ *   gpu_roofline MODEL LIKELIHOOD BATCHES MINIBATCH GENES PERCENT LATENTS
+ *                [SITES [WAY [DISPERSION]]]
+ *   gpu_roofline LDVAE nb 1 128 2000 7 10
  *
  * Counts are drawn so that PERCENT of them are not zero, gene by gene with frequencies that span
  * orders of magnitude; everything else is as by default, as if trained by `atlasvi`. The line that
