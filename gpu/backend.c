@@ -10,6 +10,7 @@
 #include "kernels/step.h"
 #include "place.h"
 #include "state.h"
+#include "trial.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -93,6 +94,7 @@ static av_status open_blas(av_backend *be) {
 
 static av_status open_device(av_backend *be) {
   av_gpu *gpu = av_gpu_of(be);
+  gpu->way = av_gpu_trial_untried(be);
   AV_TRY(AV_CUDA(cudaSetDevice(gpu->device)));
   AV_TRY(AV_CUDA(
       cudaDeviceGetAttribute(&gpu->multiprocessors, cudaDevAttrMultiProcessorCount, gpu->device)));

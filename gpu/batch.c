@@ -6,6 +6,7 @@
 #include "comm.h"
 #include "pass.h"
 #include "stage.h"
+#include "trial.h"
 
 #include <stdlib.h>
 
@@ -30,6 +31,7 @@ void av_gpu_batch_free(av_backend *be, av_batch *batch) {
     (void)cudaFree(batch->on_device);
   }
   av_gpu_graphs_free(batch->graphs);
+  av_gpu_trial_free(batch->trial);
   free(batch);
 }
 
@@ -39,6 +41,7 @@ static av_status allocate(av_backend *be, av_batch *batch, size_t numbers) {
   void *on_device = NULL;
   const size_t bytes = numbers * sizeof *batch->on_device;
   AV_TRY(av_gpu_graphs_create(&batch->graphs));
+  AV_TRY(av_gpu_trial_create(be, &batch->trial));
   AV_TRY(AV_CUDA(cudaMalloc(&on_device, bytes)));
   batch->on_device = on_device;
   AV_TRY(AV_CUDA(cudaMemsetAsync(on_device, 0, bytes, av_gpu_of(be)->stream)));

@@ -10,6 +10,7 @@
 #include "gemm.h"
 #include "kernels/decode.h"
 #include "kernels/decode_sums.h"
+#include "trial.h"
 
 enum {
   RHO_BYTES = 24 << 20, /* of rho and logits that are summed: they stay in the second-level cache */
@@ -23,12 +24,14 @@ typedef struct decode_run {
   av_backend *be;
   const av_decode *decode;
   int64_t max_rows;
-  int precision; /* of products: of few inputs, which sizes may make products or not, float32 */
+  int precision; /* of products; float32 where they may be made without, and be so or not */
   bool gradients;
-  av_gpu_decode_cut cut; /* of a call that ends in losses */
-  int64_t chunk;         /* cells at a time */
-  av_gpu_decode call;
-  av_gpu_decode_keys walk;        /* n_factors 0: none */
+  av_gpu_decode_sizes sizes;      /* of a call that ends in losses; ... */
+  av_gpu_decode_cut cut;          /* ... likewise */
+  int64_t chunk;                  /* cells at a time */
+  av_gpu_decode call;             /* but for what is a pass's (begin_pass) */
+  av_gpu_decode_walk walk;        /* its scratch: of each pass in turn */
+  int32_t *order;                 /* likewise */
   av_gpu_decode_keys columns;     /* of the one-hot block; n_keys 0: not needed */
   av_gpu_decode_keys dispersions; /* rows of px_r, likewise */
 } decode_run;
@@ -75,16 +78,16 @@ static const int32_t *codes_of(const av_gpu_data *data, const av_decode *decode)
 /* Sizes and arrays of the model; the head of rho alone. */
 static void begin_values(decode_run *run, av_backend *be, const av_batch *batch,
                          const av_decode *decode, const av_real *x, const av_real *l) {
-  const bool few = decode->n_in + 1 <= AV_DECODE_WIDTH;
+  const bool few = decode->n_in + 1 <= AV_DECODE_WIDTH; /* for values alone */
   *run = (decode_run){.be = be,
                       .decode = decode,
                       .max_rows = batch->view.max_rows,
-                      .precision = few ? AV_PRECISION_FLOAT32 : be->precision};
+                      .precision = few || decode->linear ? AV_PRECISION_FLOAT32 : be->precision};
   av_gpu_decode *call = &run->call;
   *call = (av_gpu_decode){.rows = batch->view,
                           .kind = kind_of(decode),
                           .softplus = decode->softplus,
-                          .wide = !few, /* for values alone */
+                          .wide = !few,
                           .n_genes = decode->n_genes,
                           .n_in = (int)decode->n_in,
                           .n_onehot = (int)decode->n_onehot,
@@ -95,12 +98,12 @@ static void begin_values(decode_run *run, av_backend *be, const av_batch *batch,
   add_head(call, &decode->scale);
 }
 
-/* How gradients of one-hot columns and of px_r's rows are added up. */
+/* How gradients are added up; those of one-hot columns and of px_r's rows from rows. */
 static void choose_sums(decode_run *run, const av_data *data) {
   av_gpu_decode *call = &run->call;
   const av_design *design = &data->dataset->design;
   const av_gpu_data *facts = &data->on_device;
-  const av_gpu_decode_sizes sizes = {
+  run->sizes = (av_gpu_decode_sizes){
       .max_rows = run->max_rows,
       .n_genes = call->n_genes,
       .n_heads = call->n_heads,
@@ -109,13 +112,13 @@ static void choose_sums(decode_run *run, const av_data *data) {
       .n_factors = call->n_onehot > 0 ? design->n_factors : 0,
       .first = design->first,
       .px_r = av_gpu_px_r_of(run->decode->likelihood, run->decode->dispersion),
-      .n_px_r = run->decode->n_dispersion};
-  const av_gpu_decode_cut cut = av_gpu_decode_cut_of(&sizes);
+      .n_px_r = run->decode->n_dispersion,
+      .linear = run->decode->linear};
+  run->sizes.way = av_gpu_trial_way(run->be, &run->sizes, run->gradients);
+  const av_gpu_decode_cut cut = av_gpu_decode_cut_of(&run->sizes);
   run->cut = cut;
   call->wide = cut.wide;
   call->spread = cut.spread;
-  call->width = (int)cut.width;
-  call->n_partial = (int)cut.n_partial;
   if (cut.kept) {
     run->columns = (av_gpu_decode_keys){.key = facts->column,
                                         .stride = facts->n_factors,
@@ -127,21 +130,6 @@ static void choose_sums(decode_run *run, const av_data *data) {
     run->dispersions = (av_gpu_decode_keys){
         .key = call->code, .stride = 1, .n_factors = 1, .n_keys = (int)run->decode->n_dispersion};
   }
-  if (!run->gradients || cut.walk == AV_GPU_WALK_NONE) {
-    return;
-  }
-  run->walk = (av_gpu_decode_keys){.key = call->code, .stride = 1, .n_factors = 1};
-  if (cut.walk >= 0) {
-    run->walk.key = facts->column + cut.walk;
-    run->walk.stride = facts->n_factors;
-    call->apart = (int)design->first[cut.walk];
-    call->n_apart = (int)(design->first[cut.walk + 1] - design->first[cut.walk]);
-  }
-  call->walk = (av_gpu_decode_walk){.key = run->walk.key,
-                                    .stride = run->walk.stride,
-                                    .columns = cut.walk >= 0,
-                                    .dpx_r = cut.px_r_runs ? floats(run->decode->dpx_r) : NULL,
-                                    .n = (int)cut.n_runs};
 }
 
 /* The same for calls that end in losses. */
@@ -197,13 +185,12 @@ static void *take(scratch *from, int64_t n, size_t size) {
 
 /* The order of a walk, and what it leaves. */
 static void take_walk(scratch *from, decode_run *run) {
-  av_gpu_decode_walk *walk = &run->call.walk;
-  if (run->walk.n_factors > 0) {
+  if (run->cut.n_runs > 0) {
     const int64_t pieces = run->call.n_slabs * AV_DECODE_PIECES;
-    run->walk.order = take(from, run->chunk, sizeof *run->walk.order);
-    walk->order = run->walk.order;
-    walk->pieces = take(from, pieces * walk->n * run->call.stride, sizeof *walk->pieces);
-    walk->piece_of = take(from, pieces, sizeof *walk->piece_of);
+    const int64_t sums = pieces * run->cut.n_runs * run->call.stride;
+    run->order = take(from, run->chunk, sizeof *run->order);
+    run->walk.pieces = take(from, sums, sizeof *run->walk.pieces);
+    run->walk.piece_of = take(from, pieces, sizeof *run->walk.piece_of);
   }
 }
 
@@ -228,9 +215,10 @@ static void take_losses(decode_run *run, scratch *from) {
     return;
   }
   call->starts = take(from, run->chunk * (call->n_tiles + 1), sizeof *call->starts);
-  call->partial = take(from, call->n_slabs * call->n_partial * call->stride, sizeof(float));
+  call->partial = take(from, call->n_slabs * run->cut.n_partial * call->stride, sizeof(float));
   if (!call->wide) {
-    call->dx_partial = take(from, call->n_tiles * run->chunk * call->n_in, sizeof(float));
+    const int64_t most = at_most(call->n_in, AV_DECODE_WIDTH - 1); /* inputs of a pass */
+    call->dx_partial = take(from, call->n_tiles * run->chunk * most, sizeof(float));
   }
   if (run->dispersions.n_keys > 0) {
     call->w_rows = take(from, cells, sizeof(float));
@@ -290,6 +278,60 @@ static void wide_gradients(decode_run *run) {
   }
 }
 
+/* The call as pass p makes it; its walk in *keys, n_factors 0 if there is none. */
+static av_gpu_decode begin_pass(const decode_run *run, int p, av_gpu_decode_keys *keys) {
+  const av_gpu_decode_pass pass = av_gpu_decode_pass_of(&run->sizes, &run->cut, p);
+  const av_gpu_data *facts = &run->call.rows.data;
+  av_gpu_decode call = run->call;
+  call.from = (int)pass.from;
+  call.own = (int)pass.own;
+  call.width = (int)pass.width;
+  call.n_partial = (int)pass.n_partial;
+  for (int h = 0; p > 0 && h < call.n_heads; ++h) {
+    call.head[h].dc = NULL; /* the first pass has added it */
+  }
+  call.dpx_r = p > 0 ? NULL : call.dpx_r;
+  if (call.n_onehot > 0 && !call.spread) {
+    call.beside = facts->column;
+    call.n_beside = facts->n_factors;
+  }
+  *keys = (av_gpu_decode_keys){0};
+  if (pass.walk == AV_GPU_WALK_NONE) {
+    return call;
+  }
+  *keys = (av_gpu_decode_keys){.key = call.code, .stride = 1, .n_factors = 1, .order = run->order};
+  if (pass.walk >= 0) {
+    const int64_t *first = run->sizes.first + pass.walk;
+    keys->key = facts->column + pass.walk;
+    keys->stride = facts->n_factors;
+    call.apart = (int)first[0];
+    call.n_apart = (int)(first[1] - first[0]);
+    call.beside = call.spread ? keys->key : call.beside;
+    call.n_beside = call.spread ? 1 : call.n_beside;
+  }
+  call.walk = (av_gpu_decode_walk){.order = run->order,
+                                   .key = keys->key,
+                                   .stride = keys->stride,
+                                   .columns = pass.walk >= 0,
+                                   .dpx_r = pass.px_r_runs ? floats(run->decode->dpx_r) : NULL,
+                                   .n = (int)pass.n_runs,
+                                   .pieces = run->walk.pieces,
+                                   .piece_of = run->walk.piece_of};
+  return call;
+}
+
+/* Pass p over the chunk; the first adds its losses, too. */
+static void pass_gradients(decode_run *run, int p, double *losses) {
+  cudaStream_t stream = av_gpu_of(run->be)->stream;
+  av_gpu_decode_keys keys;
+  const av_gpu_decode call = begin_pass(run, p, &keys);
+  if (keys.n_factors > 0) {
+    AV_GPU_RUN(run->be, av_gpu_decode_sort(stream, &call, &keys));
+  }
+  AV_GPU_RUN(run->be, av_gpu_decode_tiles(stream, &call));
+  AV_GPU_RUN(run->be, av_gpu_decode_finish(stream, &call, true, p == 0 ? losses : NULL));
+}
+
 /* Gradients of one-hot rows of the weights, and of px_r by batch or label. */
 static void grouped_gradients(decode_run *run) {
   av_gpu_decode *call = &run->call;
@@ -326,17 +368,15 @@ void av_gpu_decode_nll(av_backend *be, const av_batch *batch, const av_decode *d
   while (next_chunk(&run, run.max_rows)) {
     wide_logits(&run);
     AV_GPU_RUN(be, av_gpu_decode_rows(stream, &run.call));
-    if (run.walk.n_factors > 0) {
-      AV_GPU_RUN(be, av_gpu_decode_sort(stream, &run.call, &run.walk));
+    if (!run.gradients) {
+      AV_GPU_RUN(be, av_gpu_decode_finish(stream, &run.call, false, doubles(losses)));
+      continue;
     }
-    if (run.gradients) {
-      AV_GPU_RUN(be, av_gpu_decode_tiles(stream, &run.call));
+    for (int p = 0; p < run.cut.n_passes; ++p) {
+      pass_gradients(&run, p, doubles(losses));
     }
-    AV_GPU_RUN(be, av_gpu_decode_finish(stream, &run.call, run.gradients, doubles(losses)));
-    if (run.gradients) {
-      grouped_gradients(&run);
-    }
-    if (run.gradients && run.call.wide) {
+    grouped_gradients(&run);
+    if (run.call.wide) {
       wide_gradients(&run);
     }
   }

@@ -2,6 +2,7 @@
 
 #include "base/memory.h"
 #include "state.h"
+#include "trial.h"
 
 #include <stdlib.h>
 
@@ -10,16 +11,18 @@ struct av_gpu_graph {
   cudaGraphExec_t ready;
 };
 
+enum { GRAPHS = AV_GPU_DECODE_WAYS * AV_PASSES };
+
 /* --- graphs of a batch ---------------------------------------------------------------------- */
 
 av_status av_gpu_graphs_create(struct av_gpu_graph **graphs) {
-  *graphs = av_calloc(AV_PASSES, sizeof **graphs);
+  *graphs = av_calloc(GRAPHS, sizeof **graphs);
   AV_TRY_ALLOC(*graphs);
   return AV_OK;
 }
 
 void av_gpu_graphs_free(struct av_gpu_graph *graphs) {
-  for (int k = 0; graphs != NULL && k < AV_PASSES; ++k) {
+  for (int k = 0; graphs != NULL && k < GRAPHS; ++k) {
     if (graphs[k].ready != NULL) {
       (void)cudaGraphExecDestroy(graphs[k].ready);
     }
@@ -44,7 +47,9 @@ static void send_values(av_backend *be, const av_pass_values *values) {
 void av_gpu_pass_begin(av_backend *be, const av_batch *batch, av_pass_kind kind,
                        const av_pass_values *values) {
   av_gpu *gpu = av_gpu_of(be);
-  struct av_gpu_graph *graph = &batch->graphs[kind];
+  av_gpu_trial_pass(be, batch, kind, values->n_cells);
+  struct av_gpu_graph *graph = &batch->graphs[gpu->way * AV_PASSES + (int)kind];
+  av_gpu_trial_start(be);
   send_values(be, values);
   gpu->in_pass = true;
   if (!be->keeps_passes || (be->comm->size > 1 && be->sums_by_mpi)) {
@@ -52,6 +57,7 @@ void av_gpu_pass_begin(av_backend *be, const av_batch *batch, av_pass_kind kind,
   }
   if (graph->ready != NULL) { /* now: the host selects the next minibatch meanwhile */
     AV_GPU_MUST(be, cudaGraphLaunch(graph->ready, gpu->stream));
+    av_gpu_trial_stop(be);
     gpu->mode = AV_GPU_PLAYS;
     gpu->in_pass = false;
   } else if (graph->met) {
@@ -79,6 +85,7 @@ void av_gpu_pass_end(av_backend *be) {
     finish_recording(be);
     AV_GPU_MUST(be, cudaGraphLaunch(gpu->graph->ready, gpu->stream));
   }
+  av_gpu_trial_leave(be);
   gpu->mode = AV_GPU_QUEUES;
   gpu->graph = NULL;
   gpu->in_pass = false;

@@ -23,7 +23,8 @@
 
 struct av_gpu_graph;
 
-/* (AV_PASSES) graphs of a batch, still to be made. They go with the batch. */
+/* (AV_GPU_DECODE_WAYS, AV_PASSES) graphs of a batch, still to be made: the same pass is another
+ * graph where its decoder goes another way (trial.h). They go with the batch. */
 av_status av_gpu_graphs_create(struct av_gpu_graph **graphs);
 void av_gpu_graphs_free(struct av_gpu_graph *graphs);
 

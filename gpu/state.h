@@ -52,6 +52,8 @@ typedef struct av_gpu {
   av_gpu_mode mode;
   struct av_gpu_graph *graph; /* that is recorded; NULL: none is */
   struct av_batch *selected;  /* in an open pass, for the next one */
+  int way;                    /* AV_GPU_DECODE_*, of decoders that have it */
+  struct av_gpu_trial *trial; /* whose step is under way (trial.h); NULL: none is */
   bool in_pass;               /* one whose work is not queued yet: selecting is for after it */
   av_gpu_ahead ahead;
   av_gpu_fetch *outputs; /* of decode_output and decode_cells; NULL: none yet */
@@ -77,7 +79,8 @@ struct av_batch {
   int32_t *host[AV_GPU_ROW_BUFFERS]; /* pinned copies on their way */
   cudaEvent_t arrived[AV_GPU_ROW_BUFFERS];
   int next;
-  struct av_gpu_graph *graphs; /* (AV_PASSES) pass.h */
+  struct av_gpu_graph *graphs; /* (AV_GPU_DECODE_WAYS, AV_PASSES) pass.h */
+  struct av_gpu_trial *trial;  /* trial.h; NULL: none has begun */
   av_gpu_stage *stage;         /* NULL: counts are resident */
 };
 

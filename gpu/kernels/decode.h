@@ -17,21 +17,25 @@
  *               key, for one-hot rows of w, and for px_r by batch or label. Wide: d replaces the
  *               logits.
  *   finish      adds up slabs, pieces of runs and tiles, in order; the loss.
+ *               Narrow, with more to add up than there is room for: sort, tiles and finish again,
+ *               in passes, each with a window of the inputs and a walk of its own; inputs that are
+ *               outside add to the logits by loads from x and w.
  *   (sort, groups)  what no walk serves: rows of d that share a column, or a row of px_r, added up
  *               in the order of the cells.
  *   (products)  wide: dw += x^T d, dx = d w^T.
  *
  * So a narrow model costs three launches, with one-hot columns that are more than inputs or with
- * px_r by batch or label four. Which it is: backend/gpu_decode.h. What bounds them, by design
- * (nothing has been measured): narrow, NB, 10 inputs, 2,000 genes, 140 non-zeros a cell,
- * instructions as compiled for sm_90 and at 0.65 of the issue rate of 132 multiprocessors:
+ * px_r by batch or label four, and with each further pass two or three more. Which it is:
+ * backend/gpu_decode.h. What bounds them, by design (nothing has been measured): narrow, NB, 10
+ * inputs, 2,000 genes, 140 non-zeros a cell, instructions as compiled for sm_90 and at 0.65 of the
+ * issue rate of 132 multiprocessors:
  *   rows   about 250 instructions for each cell and gene (logits 60, base terms 120, entries 60):
  *          100 us at 4,096 cells. 80 KB of w a block, the second time from shared memory, which
  *          holds the logits up to 40 KB. At 128 cells: one block a multiprocessor, some us.
  *   tiles  about 300 (base terms 130, entries 45, logits and sums of w 45, dx 30): 130 us at 4,096
  *          cells; 252 blocks of 4 warps at 128. Registers (128) allow 16 warps a multiprocessor.
  *          dx takes 4 n_in bytes of scratch for each cell and tile, 10 MB at 4,096.
- *   (Counted since, they are 190 and 210, within a fourth: below, and tests/bench/roofline.md.)
+ *   (Counted since, they are 193 and 219, within a fourth: below, and tests/bench/roofline.md.)
  *   sort   n^2 comparisons (decode_groups.cu).
  *   runs   some 6 for each sum, whatever the number of keys, which takes no scratch: pieces are
  *          AV_DECODE_PIECES rows a slab, 136 at 4,096 cells, 32 at 128.
@@ -39,17 +43,16 @@
  * Wide: the products, and 7 passes over each head's (n, G) rows, which stay in the second-level
  * cache (chunks of 32 MB).
  *
- * Which way is taken. Narrow inputs cost instructions: as warps issue them for each cell and gene,
+ * What the ways cost. Narrow inputs cost instructions: as warps issue them for each cell and gene,
  * counted in the kernels as compiled for sm_90, at 4,096 cells,
- *   inputs    10   14   20   30   64   wide
- *   rows     190  200  212  243  328    157
- *   tiles    210  245  360  458  649    150
- * (30 and 64 in a build with ATLASVI_DECODE_WIDTH=72). Wide has three products beside, which take
- * about as long whatever the inputs, as the rows' bytes bound them, and three launches more. So
- * narrow is faster at small minibatches and with few inputs. For how many, by the times that are
- * expected of such counts: tests/bench/ways.md, and limits_of in backend/gpu_decode.c. None of it
- * was measured on a GPU. AV_DECODE_WIDTH is what there is room for, by registers and by shared
- * memory of ZINB by cell (55 KB); rho and mu alone are made without rows for as many inputs.
+ *   inputs    10   14   20   wide
+ *   rows     193  203  215    159
+ *   tiles    219  253  364    153
+ * Wide has three products beside, which take about as long whatever the inputs, as the rows' bytes
+ * bound them, and three launches more. So narrow is expected to be faster at small minibatches and
+ * with few inputs: tests/bench/ways.md. None of it was measured on a GPU; a run measures which way
+ * is faster for itself (trial.h). AV_DECODE_WIDTH is what there is room for, by registers and by
+ * shared memory of ZINB by cell (55 KB); rho and mu alone are made without rows for as many inputs.
  *
  * Numbers: float, sums in double beyond short runs. Cells whose means leave the range of the float
  * formulas (log mean above 50; never in real data) are computed in double and in logarithms
@@ -117,7 +120,7 @@ typedef struct av_gpu_decode {
   int apart, n_apart; /* ... a walk by columns, [apart, apart + n_apart) */
   int64_t n_genes, stride; /* G; of rows and partial: the next multiple of AV_DECODE_GENES */
   int n_in, n_onehot;
-  int width;   /* rows of partial for a head: inputs (none if wide) and, last, c */
+  int width;   /* rows of partial for a head: inputs (own; none if wide) and, last, c */
   int n_heads; /* scale, then zero inflation and px_r where the kind has them */
   av_gpu_decode_head head[AV_DECODE_HEADS];
   const float *x;      /* (max_rows, n_in) */
@@ -139,11 +142,15 @@ typedef struct av_gpu_decode {
   int64_t slab, n_slabs; /* cells of a slab; of tiles */
   float *partial;        /* scratch (n_slabs, n_partial, stride): heads' rows, then px_r */
   int n_partial;
-  float *dx_partial; /* scratch (n_tiles, n, n_in), narrow */
-  float *w_rows;     /* scratch (n, stride) gradients on px_r, with `code`; NULL: runs */
-  float *dpx_r;      /* (G) of the only row of px_r; NULL otherwise */
-  float *dx;         /* (max_rows, n_in) */
-  float *dl;         /* (max_rows) */
+  float *dx_partial;     /* scratch (n_tiles, n, own), narrow */
+  float *w_rows;         /* scratch (n, stride) gradients on px_r, with `code`; NULL: runs */
+  float *dpx_r;          /* (G) of the only row of px_r; NULL otherwise */
+  float *dx;             /* (max_rows, n_in) */
+  float *dl;             /* (max_rows) */
+  const int32_t *beside; /* narrow: columns of n_beside factors that are not inputs as any other, of
+                            the cell in slab row r: beside[r * data's n_factors + f] */
+  int n_beside;
+  int from, own; /* inputs [from, from + own) of n_in whose sums a pass of tiles and finish makes */
 } av_gpu_decode;
 
 /* Cells of the chunk by a key, such as their columns of a factor. */
@@ -164,7 +171,8 @@ extern "C" {
 cudaError_t av_gpu_decode_rows(cudaStream_t stream, const av_gpu_decode *call);
 /* partial, dx_partial or the heads' rows, w_rows. */
 cudaError_t av_gpu_decode_tiles(cudaStream_t stream, const av_gpu_decode *call);
-/* losses[0] += the chunk's; with gradients dw, dc and dpx_r +=, and dx where it is narrow. */
+/* losses[0] += the chunk's, unless NULL; with gradients dw, dc and dpx_r +=, and dx of the window
+ * where it is narrow. */
 cudaError_t av_gpu_decode_finish(cudaStream_t stream, const av_gpu_decode *call, bool gradients,
                                  double *losses);
 

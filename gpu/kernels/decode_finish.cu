@@ -22,8 +22,9 @@ static __device__ __forceinline__ float *weight_row(const av_gpu_decode &call, i
   if (h >= call.n_heads) {
     return call.dpx_r;
   }
-  return k == call.width - 1 ? call.head[h].dc
-                             : call.head[h].dw + av_row_of_input(call, k) * call.n_genes;
+  return k == call.width - 1
+             ? call.head[h].dc
+             : call.head[h].dw + av_row_of_input<AV_TILE_WINDOW>(call, k) * call.n_genes;
 }
 
 static __device__ void add_weights(const av_gpu_decode &call, const finish_shape &shape) {
@@ -66,13 +67,14 @@ static __device__ void add_pieces(const av_gpu_decode &call, int64_t block, int6
   *to = (float)sum;
 }
 
-/* Numbers of dx of the chunk, (n, n_in): SHARES threads for each, which take the tiles in turn. */
+/* Numbers of dx of the chunk and the window, (n, own): SHARES threads for each, which take the
+ * tiles in turn. */
 static __device__ void write_dx(const av_gpu_decode &call, int64_t block, double *room) {
   const int of = (int)threadIdx.x % OUTPUTS;
   const int share = (int)threadIdx.x / OUTPUTS;
-  const int64_t size = call.n * call.n_in;
+  const int64_t size = call.n * call.own;
   const int64_t at = block * OUTPUTS + of;
-  const int64_t live = (av_n_rows(call.rows) - call.first) * call.n_in;
+  const int64_t live = (av_n_rows(call.rows) - call.first) * call.own;
   double sum = 0.0;
   for (int64_t t = share; at < size && at < live && t < call.n_tiles; t += SHARES) {
     sum += (double)call.dx_partial[t * size + at];
@@ -83,7 +85,9 @@ static __device__ void write_dx(const av_gpu_decode &call, int64_t block, double
     for (int s = 1; s < SHARES; ++s) {
       sum += room[s * OUTPUTS + of];
     }
-    call.dx[call.first * call.n_in + at] = (float)sum;
+    const int64_t to =
+        call.own == call.n_in ? at : at / call.own * call.n_in + call.from + at % call.own;
+    call.dx[call.first * call.n_in + to] = (float)sum;
   }
 }
 
@@ -120,9 +124,10 @@ extern "C" cudaError_t av_gpu_decode_finish(cudaStream_t stream, const av_gpu_de
     if (call->walk.order != NULL) {
       shape.piece_blocks = shape.gene_blocks * call->n_slabs * AV_DECODE_PIECES * call->walk.n;
     }
-    shape.dx_blocks = call->wide ? 0 : av_blocks(call->n * call->n_in, OUTPUTS);
+    shape.dx_blocks = call->wide ? 0 : av_blocks(call->n * call->own, OUTPUTS);
   }
-  const int64_t blocks = shape.weight_blocks + shape.piece_blocks + shape.dx_blocks + 1;
+  const int64_t blocks =
+      shape.weight_blocks + shape.piece_blocks + shape.dx_blocks + (losses != NULL ? 1 : 0);
   AV_LAUNCH(finish, (unsigned)blocks, THREADS, 0, stream, *call, shape, losses);
   return cudaGetLastError();
 }

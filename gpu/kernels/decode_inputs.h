@@ -7,9 +7,30 @@
 
 #include <cuda_runtime.h>
 
-/* Row of w of input k: x, then the one-hot columns that are spread. */
+/* What a kernel of tiles has to do beside inputs, gradients and their sums: the less, the fewer
+ * registers. */
+enum {
+  AV_TILE_PLAIN, /* narrow: nothing */
+  AV_TILE_WIDE,  /* logits and gradients in rows; px_r may be by batch or label */
+  AV_TILE_ANY,   /* narrow: a walk, rows that are kept, px_r by batch or label */
+  AV_TILE_WINDOW /* a walk and px_r likewise, beside a window of the inputs */
+};
+
+/* Inputs [from, from + own) of x are the kernel's. */
+template <int WAY>
+static __device__ __forceinline__ int av_own_of(const av_gpu_decode &call) {
+  return WAY == AV_TILE_WINDOW ? call.own : call.n_in;
+}
+template <int WAY>
+static __device__ __forceinline__ int av_from_of(const av_gpu_decode &call) {
+  return WAY == AV_TILE_WINDOW ? call.from : 0;
+}
+
+/* Row of w of input k: x of the window, then the one-hot columns that are spread, which there are
+ * none of beside a window that is not all of x. */
+template <int WAY>
 static __device__ __forceinline__ int av_row_of_input(const av_gpu_decode &call, int k) {
-  return k < call.n_in + call.apart ? k : k + call.n_apart;
+  return av_from_of<WAY>(call) + (k < av_own_of<WAY>(call) + call.apart ? k : k + call.n_apart);
 }
 
 /* Where sum s of a walk's runs of `key` is added. */

@@ -3,7 +3,8 @@
 #include "kernels/decode_logits.h"
 
 /* Minibatches large enough to fill the device with 4 cells a block read each weight a quarter as
- * often; below, a block a cell, of more threads. */
+ * often; below, and where 4 cells have too many inputs, a block a cell, of more threads
+ * (12,000 inputs have room; n_latent is at most 4,096). */
 enum { MANY_ROWS = 1024, RUN = 16 };
 
 template <int TILE>
@@ -372,7 +373,8 @@ static void launch(cudaStream_t stream, const av_gpu_decode &call) {
 }
 
 extern "C" cudaError_t av_gpu_decode_rows(cudaStream_t stream, const av_gpu_decode *call) {
-  if (call->rows.max_rows >= MANY_ROWS) {
+  const bool fits = call->wide || call->n_in * 4 * (int64_t)sizeof(float) <= AV_LOGITS_SHARED;
+  if (call->rows.max_rows >= MANY_ROWS && fits) {
     launch<4>(stream, *call);
   } else {
     launch<1>(stream, *call);

@@ -18,14 +18,6 @@ enum {
   AV_TILE_PITCH = AV_DECODE_GENES + 4
 };
 
-/* What a kernel has to do beside inputs, gradients and their sums: the less, the fewer registers.
- */
-enum {
-  AV_TILE_PLAIN, /* narrow: nothing */
-  AV_TILE_WIDE,  /* logits and gradients in rows; px_r may be by batch or label */
-  AV_TILE_ANY    /* narrow: a walk, rows that are kept, px_r by batch or label */
-};
-
 /* Values that a warp keeps of each of its cells and genes. */
 template <int KIND>
 struct av_slots_of {
@@ -93,7 +85,7 @@ struct av_tile_cells {
 
   /* row of the chunk of cell r; all lanes together */
   __device__ __forceinline__ int64_t of(int r) const {
-    return WAY == AV_TILE_ANY ? __shfl_sync(AV_ALL_LANES, i, r) : base + r;
+    return WAY >= AV_TILE_ANY ? __shfl_sync(AV_ALL_LANES, i, r) : base + r;
   }
   /* its row of px_r; all lanes together */
   __device__ __forceinline__ int64_t code_of(const av_gpu_decode &call, int r) const {
@@ -107,7 +99,7 @@ struct av_tile_cells {
 /* --- once a block ----------------------------------------------------------------------------- */
 
 /* w (heads, WIDTH, PITCH) of the tile's genes, c as the last row; zeros where there is nothing. */
-template <int KIND, int WIDTH>
+template <int KIND, int WIDTH, int WAY>
 static __device__ __forceinline__ void av_tile_weights(const av_gpu_decode &call, int first_gene,
                                                        float *w) {
   const int rows = av_kind_of<KIND>::heads * WIDTH;
@@ -118,7 +110,7 @@ static __device__ __forceinline__ void av_tile_weights(const av_gpu_decode &call
     const int g = first_gene + e % AV_WARP;
     float value = 0.0f;
     if (g < call.n_genes && k < call.width - 1) {
-      value = head.w[av_row_of_input(call, k) * call.n_genes + g];
+      value = head.w[av_row_of_input<WAY>(call, k) * call.n_genes + g];
     } else if (g < call.n_genes && k == call.width - 1 && head.c != NULL) {
       value = head.c[g];
     }
@@ -142,10 +134,10 @@ static __device__ __forceinline__ av_tile_cells<WAY> av_tile_cells_of(const av_g
   cells.count = 0;
   cells.at = 0;
   if (place.lane < cells.live) {
-    if (WAY == AV_TILE_ANY && call.walk.order != NULL) {
+    if (WAY >= AV_TILE_ANY && call.walk.order != NULL) {
       cells.i = call.walk.order[base + place.lane];
     }
-    const int64_t i = WAY == AV_TILE_ANY ? cells.i : base + place.lane;
+    const int64_t i = WAY >= AV_TILE_ANY ? cells.i : base + place.lane;
     const int32_t *starts = call.starts + i * (call.n_tiles + 1) + place.tile;
     const int begin = starts[0];
     cells.count = starts[1] - begin;
@@ -165,13 +157,14 @@ static __device__ __forceinline__ float av_onehot_at(const av_gpu_data &data, in
   return found;
 }
 
-/* Inputs of the cells: x, the one-hot columns if they are spread, then the 1 that c belongs to;
- * zeros beyond. A lane an input. */
+/* Inputs of the cells: x of the window, the one-hot columns if they are spread, then the 1 that c
+ * belongs to; zeros beyond. A lane an input. */
 template <int WIDTH, int WAY>
 static __device__ __forceinline__ void av_tile_inputs(const av_gpu_decode &call,
                                                       const av_tile_place &place,
                                                       const av_tile_cells<WAY> &cells, int k) {
-  const float *x = call.x + (call.first + (WAY == AV_TILE_ANY ? 0 : cells.base)) * call.n_in + k;
+  const float *x = call.x + (call.first + (WAY >= AV_TILE_ANY ? 0 : cells.base)) * call.n_in +
+                   av_from_of<WAY>(call) + k;
   AV_ROLLED
   for (int quad = 0; quad < AV_TILE_QUADS; ++quad) {
     float value[AV_TILE_QUAD];
@@ -180,13 +173,13 @@ static __device__ __forceinline__ void av_tile_inputs(const av_gpu_decode &call,
       const int r = quad * AV_TILE_QUAD + j;
       const int row = __shfl_sync(AV_ALL_LANES, cells.row, r);
       value[j] = 0.0f;
-      const int64_t i = WAY == AV_TILE_ANY ? cells.of(r) : r;
-      if (r < cells.live && k < call.n_in) {
+      const int64_t i = WAY >= AV_TILE_ANY ? cells.of(r) : r;
+      if (r < cells.live && k < av_own_of<WAY>(call)) {
         value[j] = x[i * call.n_in];
       } else if (r < cells.live && k < call.width) {
-        value[j] = k == call.width - 1
-                       ? 1.0f
-                       : av_onehot_at(call.rows.data, row, av_row_of_input(call, k) - call.n_in);
+        value[j] = k == call.width - 1 ? 1.0f
+                                       : av_onehot_at(call.rows.data, row,
+                                                      av_row_of_input<WAY>(call, k) - call.n_in);
       }
     }
     if (k < WIDTH) {
@@ -195,26 +188,75 @@ static __device__ __forceinline__ void av_tile_inputs(const av_gpu_decode &call,
   }
 }
 
-/* Adds what the one-hot block adds where its columns, or those of the walk, are not inputs as any
- * other. */
+/* Adds what the one-hot columns add that are not inputs as any other. */
 template <int KIND, int WAY>
 static __device__ void av_add_onehot(const av_gpu_decode &call, const av_tile_place &place,
                                      const av_tile_cells<WAY> &cells) {
   const av_gpu_data &data = call.rows.data;
-  const bool walked = call.walk.columns;
-  const int32_t *column = walked ? call.walk.key : data.column;
-  const int n_factors = walked ? 1 : data.n_factors;
   AV_ROLLED
   for (int r = 0; r < cells.live; ++r) {
     const int64_t row = __shfl_sync(AV_ALL_LANES, cells.row, r);
     AV_ROLLED
-    for (int f = 0; place.gene && f < n_factors; ++f) {
-      const int64_t k = call.n_in + column[row * data.n_factors + f];
+    for (int f = 0; place.gene && f < call.n_beside; ++f) {
+      const int64_t k = call.n_in + call.beside[row * data.n_factors + f];
       for (int h = 0; h < av_kind_of<KIND>::heads; ++h) {
         av_slot(place, av_slots_of<KIND>::logit(h), r, place.lane) +=
             __ldg(call.head[h].w + k * call.n_genes + place.g);
       }
     }
+  }
+}
+
+/* Adds inputs [begin, end), which are outside of the window, to the logits of a quad's cells. */
+template <int KIND, int WAY>
+static __device__ void av_add_inputs(const av_gpu_decode &call, const av_tile_place &place,
+                                     const av_tile_cells<WAY> &cells, int quad, int begin,
+                                     int end) {
+  AV_ROLLED
+  for (int first = begin; first < end; first += AV_WARP) {
+    const int n = end - first < AV_WARP ? end - first : (int)AV_WARP;
+    float x[AV_TILE_QUAD]; /* a lane an input */
+    AV_UNROLL
+    for (int j = 0; j < AV_TILE_QUAD; ++j) {
+      const int r = quad * AV_TILE_QUAD + j;
+      const int64_t i = call.first + cells.of(r);
+      x[j] = r < cells.live && place.lane < n ? call.x[i * call.n_in + first + place.lane] : 0.0f;
+    }
+    AV_ROLLED
+    for (int h = 0; h < av_kind_of<KIND>::heads; ++h) {
+      const float *w = call.head[h].w + first * call.n_genes + (place.gene ? place.g : 0);
+      float *slot = &av_slot(place, av_slots_of<KIND>::logit(h), quad * AV_TILE_QUAD, place.lane);
+      float sum[AV_TILE_QUAD];
+      AV_UNROLL
+      for (int j = 0; j < AV_TILE_QUAD; ++j) {
+        sum[j] = slot[j * AV_TILE_PITCH];
+      }
+      AV_UNROLL_BY(4)
+      for (int k = 0; k < n; ++k) {
+        const float weight = __ldg(w);
+        w += call.n_genes;
+        AV_UNROLL
+        for (int j = 0; j < AV_TILE_QUAD; ++j) {
+          sum[j] = fmaf(__shfl_sync(AV_ALL_LANES, x[j], k), weight, sum[j]);
+        }
+      }
+      AV_UNROLL
+      for (int j = 0; j < AV_TILE_QUAD; ++j) {
+        slot[j * AV_TILE_PITCH] = sum[j];
+      }
+    }
+  }
+}
+
+/* Adds what all inputs outside of the window add. */
+template <int KIND, int WAY>
+static __device__ void av_add_outside(const av_gpu_decode &call, const av_tile_place &place,
+                                      const av_tile_cells<WAY> &cells) {
+  AV_ROLLED
+  for (int part = 0; part < 2 * AV_TILE_QUADS; ++part) {
+    const bool behind = part >= AV_TILE_QUADS;
+    av_add_inputs<KIND>(call, place, cells, part % AV_TILE_QUADS, behind ? call.from + call.own : 0,
+                        behind ? call.n_in : call.from);
   }
 }
 
@@ -255,8 +297,11 @@ static __device__ __forceinline__ void av_make_logits(const av_gpu_decode &call,
       av_slot(place, slot, r + 3, place.lane) = logit[h].w;
     }
   }
-  if (WAY == AV_TILE_ANY && call.n_onehot > 0 && (!call.spread || call.walk.columns)) {
+  if (WAY >= AV_TILE_ANY && call.n_beside > 0) {
     av_add_onehot<KIND>(call, place, cells);
+  }
+  if (WAY == AV_TILE_WINDOW) {
+    av_add_outside<KIND>(call, place, cells);
   }
 }
 

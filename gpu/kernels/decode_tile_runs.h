@@ -38,10 +38,10 @@ static __device__ __forceinline__ float *av_row_of_piece(const av_gpu_decode &ca
 }
 
 /* Adds the cells of a step, whose gradients are in their slots. */
-template <int KIND>
+template <int KIND, int WAY>
 static __device__ __forceinline__ void av_run_add(const av_gpu_decode &call,
                                                   const av_tile_place &place,
-                                                  const av_tile_cells<AV_TILE_ANY> &cells,
+                                                  const av_tile_cells<WAY> &cells,
                                                   av_tile_run<KIND> *run) {
   typedef av_slots_of<KIND> slots;
   const int mine =

@@ -123,15 +123,15 @@ static __device__ __forceinline__ void av_take_quad(const av_gpu_decode &call,
   }
 }
 
-/* dx of the cells from the tile's genes: an input of a cell a lane. */
+/* dx of the cells from the tile's genes: an input of the window of a cell a lane. */
 template <int KIND, int WIDTH, int WAY>
 static __device__ __forceinline__ void av_tile_dx(const av_gpu_decode &call,
                                                   const av_tile_place &place,
                                                   const av_tile_cells<WAY> &cells) {
   const int walked =
-      WAY == AV_TILE_ANY ? __shfl_sync(AV_ALL_LANES, cells.i, place.lane % AV_TILE_CELLS) : 0;
+      WAY >= AV_TILE_ANY ? __shfl_sync(AV_ALL_LANES, cells.i, place.lane % AV_TILE_CELLS) : 0;
   AV_ROLLED
-  for (int e = place.lane; e < AV_TILE_CELLS * call.n_in; e += AV_WARP) {
+  for (int e = place.lane; e < AV_TILE_CELLS * av_own_of<WAY>(call); e += AV_WARP) {
     const int r = e % AV_TILE_CELLS;
     const int k = e / AV_TILE_CELLS;
     float sum = 0.0f;
@@ -149,8 +149,8 @@ static __device__ __forceinline__ void av_tile_dx(const av_gpu_decode &call,
       }
     }
     if (r < cells.live) {
-      const int64_t i = WAY == AV_TILE_ANY ? walked : cells.base + r;
-      call.dx_partial[(place.tile * call.n + i) * call.n_in + k] = sum;
+      const int64_t i = WAY >= AV_TILE_ANY ? walked : cells.base + r;
+      call.dx_partial[(place.tile * call.n + i) * av_own_of<WAY>(call) + k] = sum;
     }
   }
 }

@@ -6,8 +6,8 @@
  * and reads back its genes' gradients. Sums over cells stay in registers (float, over a slab's
  * fourth of the cells) until the block's end, where the 4 warps' are added in double, in order.
  * Where inputs are more than registers hold, each warp has the sums of a fourth of them, over all
- * the block's cells, which the warps then take together. With a walk a warp's cells follow one
- * another in its order. */
+ * the block's cells, which the warps then take together; and a pass of several has those of its
+ * window alone. With a walk a warp's cells follow one another in its order. */
 #ifndef AV_GPU_KERNELS_DECODE_TILES_H
 #define AV_GPU_KERNELS_DECODE_TILES_H
 
@@ -43,7 +43,7 @@ static __device__ __forceinline__ void av_tile_step(
   for (int quad = 0; quad < AV_TILE_QUADS; ++quad) {
     av_take_quad<KIND, WIDTH>(call, place, cells, quad, sums);
   }
-  if constexpr (WAY == AV_TILE_ANY) {
+  if constexpr (WAY >= AV_TILE_ANY) {
     if (call.walk.order != NULL) {
       av_run_add<KIND>(call, place, cells, run);
     }
@@ -62,13 +62,13 @@ static __device__ __forceinline__ void av_tile_step(
   __syncwarp(); /* slots and x are free */
 }
 
-/* Blocks of a multiprocessor: 4, of 128 registers a thread; 3, of 168, where there are many sums.
- * Fewer where a kernel would spill registers (tests/gpu/resources.py): GPUs from 10.0 need more of
- * them, and so does what CUDA 12 makes. */
+/* Blocks of a multiprocessor: 4, of 128 registers a thread; 3, of 168, where a warp has many sums
+ * for itself. Fewer where a kernel would spill registers (tests/gpu/resources.py): GPUs from 10.0
+ * need more of them, and so does what CUDA 12 makes. */
 template <int KIND, int WIDTH, int WAY>
 struct av_tile_blocks {
   static const bool zinb = av_kind_of<KIND>::zinb;
-  static const bool any = zinb && WAY == AV_TILE_ANY;
+  static const bool any = zinb && WAY >= AV_TILE_ANY;
   static const int sums =
       av_kind_of<KIND>::heads * (av_tile_sums<KIND, WIDTH>::shared ? 20 : WIDTH);
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
@@ -77,7 +77,7 @@ struct av_tile_blocks {
   static const bool full = KIND == AV_DECODE_NB && WIDTH == AV_DECODE_FEW;
   static const int least = any || sums > 24 || full ? 3 : 4;
 #else
-  static const int least = any || sums > 24 ? 3 : 4;
+  static const int least = !av_tile_sums<KIND, WIDTH>::shared && (any || sums > 24) ? 3 : 4;
 #endif
 };
 
@@ -95,7 +95,7 @@ static __device__ __forceinline__ void av_tile_walk(const av_gpu_decode &call,
   const int64_t last = kept ? call.n : n_rows;
   const int64_t slab = (int64_t)blockIdx.y * call.slab;
   const int64_t end = slab + call.slab < last ? slab + call.slab : last;
-  if constexpr (WAY == AV_TILE_ANY) {
+  if constexpr (WAY >= AV_TILE_ANY) {
     const int64_t steps = (end - slab + AV_DECODE_CELLS - 1) / AV_DECODE_CELLS;
     const bool ordered = call.walk.order != NULL; /* a warp's cells follow one another */
     int64_t base = slab + place.warp * (ordered ? steps * AV_TILE_CELLS : (int64_t)AV_TILE_CELLS);
@@ -181,9 +181,9 @@ static __global__ void __launch_bounds__(AV_TILE_THREADS, av_tile_blocks<KIND, W
     shared->px_r[place.lane] = own.log_theta;
   }
   if constexpr (WIDTH > 1) {
-    av_tile_weights<KIND, WIDTH>(call, (int)blockIdx.x * AV_DECODE_GENES, w);
+    av_tile_weights<KIND, WIDTH, WAY>(call, (int)blockIdx.x * AV_DECODE_GENES, w);
   }
-  if (WAY == AV_TILE_ANY && call.walk.order != NULL) {
+  if (WAY >= AV_TILE_ANY && call.walk.order != NULL) {
     run += place.warp;
     av_run_start<KIND>(place, run);
   }
@@ -206,7 +206,7 @@ static cudaError_t av_launch_tiles_as(cudaStream_t stream, const av_gpu_decode &
   const dim3 grid((unsigned)call.n_tiles, (unsigned)call.n_slabs);
   const bool dynamic = av_tile_sums<KIND, WIDTH>::shared;
   const size_t shared = (dynamic ? sizeof(av_tile_shared<KIND, WIDTH>) : 0) +
-                        (WAY == AV_TILE_ANY ? AV_TILE_WARPS * sizeof(av_tile_run<KIND>) : 0);
+                        (WAY >= AV_TILE_ANY ? AV_TILE_WARPS * sizeof(av_tile_run<KIND>) : 0);
   if (dynamic) { /* more than a kernel has unless it asks */
     const cudaError_t asked = cudaFuncSetAttribute(
         decode_tiles<KIND, WIDTH, WAY>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
@@ -223,6 +223,9 @@ static cudaError_t av_launch_tiles(cudaStream_t stream, const av_gpu_decode &cal
   const bool plain = call.walk.order == NULL && call.head[0].rows == NULL && call.code == NULL;
   if (call.wide) {
     return av_launch_tiles_as<KIND, 1, AV_TILE_WIDE>(stream, call);
+  }
+  if (call.own < call.n_in) {
+    return av_launch_tiles_as<KIND, AV_DECODE_WIDTH, AV_TILE_WINDOW>(stream, call);
   }
   if (call.width <= AV_TILE_NARROW) {
     return plain ? av_launch_tiles_as<KIND, AV_TILE_NARROW, AV_TILE_PLAIN>(stream, call)

@@ -59,6 +59,7 @@ av_status av_backend_open_ops(av_backend *be, const av_backend_ops *ops,
                      .same_bits = options->same_bits,
                      .sums_by_mpi = options->sums_by_mpi,
                      .keeps_passes = options->keeps_passes,
+                     .gpu_rows = options->gpu_rows,
                      .gpu_timeout = options->gpu_timeout,
                      .gpu.limit = options->gpu_memory};
   return av_agree(comm, ops->open(be));

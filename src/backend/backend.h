@@ -106,6 +106,7 @@ typedef struct av_decode {
   bool softplus;        /* rho = softplus(logit), with size factors; else softmax over genes */
   int64_t n_genes;      /* G */
   int64_t n_in;         /* width of x */
+  bool linear;          /* x is the latent code; else a hidden layer's output */
   int64_t n_onehot;     /* O: x is followed by the one-hot block; 0: it is not */
   int64_t n_dispersion; /* rows of px_r: 1, or batches, or labels (the row is the cell's) */
   av_head scale;        /* rho */
@@ -340,10 +341,11 @@ struct av_backend {
   const av_comm *comm;
   int threads;
   bool strict;   /* order-free sums */
-  int precision; /* as av_backend_options has it, like the next four */
+  int precision; /* as av_backend_options has it, like the next five */
   bool same_bits;
   bool sums_by_mpi;
   bool keeps_passes;
+  int gpu_rows;
   double gpu_timeout;
   size_t bytes[AV_KINDS];  /* of one element of each kind; set by open, as is the next */
   bool queues;             /* operations return before they are done; who reads waits for all */
@@ -364,6 +366,7 @@ typedef struct av_backend_options {
   bool same_bits;     /* cuda: in every run on the same GPUs; false: but for rounding */
   bool sums_by_mpi;   /* cuda: sums over ranks through host memory and MPI, not NCCL */
   bool keeps_passes;  /* cuda: passes that come again are kept as CUDA graphs */
+  int gpu_rows;       /* cuda: AV_GPU_ROWS_* of config.h: of gradients, of a linear decoder */
   double gpu_timeout; /* cuda: seconds to wait for other ranks through NCCL; 0: for ever */
   int64_t gpu_memory; /* cuda: bytes of one device that may be used; 0: what it has */
 } av_backend_options;

@@ -64,7 +64,8 @@ static int64_t sparse_bytes(const av_gpu_scratch *of) {
 
 int64_t av_gpu_scratch_bytes(const av_gpu_scratch *of) {
   const int64_t others = INT64_C(32) << 20; /* of gpu/ but for these two */
-  const int64_t most = larger(larger(av_gpu_decode_bytes(&of->decode), sparse_bytes(of)), others);
+  const int64_t most =
+      larger(larger(av_gpu_decode_most_bytes(&of->decode), sparse_bytes(of)), others);
   return most + most / 4; /* unless it is told of this, av_gpu_work takes it in steps */
 }
 

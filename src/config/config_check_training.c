@@ -154,6 +154,10 @@ static void check_runtime(av_checker *c) {
   if (!cuda && !config->runtime.cuda_graphs) {
     av_check_fault(c, AV_AT_runtime_cuda_graphs, "no needs backend = cuda");
   }
+  if (!cuda && config->runtime.gpu_rows != AV_GPU_ROWS_MEASURED) {
+    av_check_fault(c, AV_AT_runtime_gpu_rows, "%s needs backend = cuda",
+                   av_config_choice("runtime", "gpu_rows", config->runtime.gpu_rows));
+  }
   const av_config_key *timeout = &av_config_keys[AV_AT_runtime_gpu_timeout];
   av_check_needs_switch(c, AV_AT_runtime_gpu_timeout,
                         (cuda && config->runtime.gpu_sums == AV_GPU_SUMS_NCCL) ||

@@ -62,6 +62,7 @@ av_decode av_decode_of(const av_vae *vae, bool gradients) {
                      .softplus = layout->spec.size_factor,
                      .n_genes = layout->spec.n_genes,
                      .n_in = layout->scale.n_in,
+                     .linear = layout->spec.linear,
                      .n_onehot = layout->scale.n_onehot,
                      .n_dispersion = av_spec_dispersions(&layout->spec),
                      .scale = head_of(vae, &layout->scale, &vae->scale, gradients),

@@ -56,7 +56,8 @@ int64_t av_model_gpu_scratch(const av_layout *layout, const av_design *design, i
                  .n_factors = layout->scale.n_onehot > 0 ? design->n_factors : 0,
                  .first = design->first,
                  .px_r = av_gpu_px_r_of(layout->spec.likelihood, layout->spec.dispersion),
-                 .n_px_r = av_spec_dispersions(&layout->spec)},
+                 .n_px_r = av_spec_dispersions(&layout->spec),
+                 .linear = layout->spec.linear},
       .n_first = layout->first.n_out,
       .n_first_in = layout->spec.n_genes + design->n_onehot + design->n_continuous};
   return av_gpu_scratch_bytes(&scratch);

@@ -76,6 +76,7 @@ static av_status open_backend(run *r) {
       .same_bits = config->runtime.reproducible != AV_REPRODUCIBLE_OFF,
       .sums_by_mpi = config->runtime.gpu_sums == AV_GPU_SUMS_MPI,
       .keeps_passes = config->runtime.cuda_graphs,
+      .gpu_rows = config->runtime.gpu_rows,
       .gpu_timeout = config->runtime.gpu_timeout,
       .gpu_memory = av_gpu_limit(config)};
   AV_TRY(av_backend_open(&r->be, &options, r->comm));

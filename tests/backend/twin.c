@@ -66,7 +66,8 @@ static void describe_cells(av_dataset *dataset, const twin_shape *shape, source 
   dataset->continuous = av_calloc((size_t)(n * continuous), sizeof *dataset->continuous);
   assert_true(dataset->categorical && dataset->continuous);
   for (int64_t c = 0; c < shape->categorical; ++c) {
-    dataset->categorical[c] = random_factor(from, n, levels[c % 3]);
+    const int64_t some = shape->categories > 0 ? shape->categories : levels[c % 3];
+    dataset->categorical[c] = random_factor(from, n, some);
   }
   for (int64_t i = 0; i < n * continuous; ++i) {
     const int64_t c = i % continuous;

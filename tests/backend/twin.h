@@ -30,7 +30,8 @@ typedef struct twin_shape {
   double filled;
   double times; /* that counts are as large; 0: 1 */
   bool fractions;
-  int64_t categorical; /* covariates, of 3, 1, 5, 3, 1, ... categories */
+  int64_t categorical; /* covariates, of 3, 1, 5, 3, 1, ... categories ... */
+  int64_t categories;  /* ... but if this is not 0, of so many each */
   int64_t continuous;  /* covariates, one large, one constant, the others normal */
   int64_t labels;      /* categories of labels; 0: none */
   bool size_factors;

@@ -1,17 +1,16 @@
 #!/usr/bin/env python3
-"""Whether a linear decoder on a GPU should write rows of its gradients, a number for each cell and
-gene: how long it takes an H100 without them and with, as expected of the kernels' instructions.
+"""What rows of gradients, a number for each cell and gene, cost a linear decoder on a GPU, and what they
+save: how long it takes an H100 without them and with, as expected of the kernels' instructions.
 
   cmake --build build/release --target gpu_roofline     (needs nvcc)
-  cmake -B build/broad -DCMAKE_BUILD_TYPE=Release -DATLASVI_DECODE_WIDTH=72
-  cmake --build build/broad --target gpu_roofline       kernels of more inputs than the program has
-  tests/bench/ways.py --build build/release --broad build/broad --out tests/bench
+  tests/bench/ways.py --build build/release --out tests/bench
                                  writes ways.json and ways.md there, in 20 minutes
   tests/bench/ways.py --list build/release/tests/gpu/roofline/gpu_roofline_list --of FILE.json
-                                 only: does the program take what the record says is fastest?
+                                 only: are the launches still those of the record?
 
 Nothing is measured on a GPU: steps run and are counted as by roofline.py, once for each way that
-the decoder can be made to go (src/backend/gpu_decode.h), and roofline_model.py makes times of that.
+the decoder can go (src/backend/gpu_decode.h), and roofline_model.py makes times of that. Which way
+a run takes it measures itself (gpu/trial.h).
 """
 import concurrent.futures
 import json
@@ -28,10 +27,8 @@ from roofline import GENES, kernel_files
 from roofline_counts import counted, run
 from roofline_model import FLOORS, LEAST, LIKELY, MOST, REACHED, SLOW, expected, plain
 
-WIDTH, BROAD = 40, 72  # AV_GPU_DECODE_WIDTH, and that of the second build
 WAYS = ["none", "kept", "wide"]  # by what they write
-ALIKE = 1.10  # a way that writes fewer rows may take so many times as long
-MADE_BY = "tests/bench/ways.py --build BUILD --broad BROAD --out tests/bench"
+MADE_BY = "tests/bench/ways.py --build BUILD --out tests/bench"
 # (likelihood, genes, minibatch): inputs, without one-hot columns
 INPUTS = {("NB", 2000, 128): [10, 19, 20, 23, 24, 30, 39, 48, 64],
           ("NB", 2000, 256): [10, 19, 20],
@@ -64,14 +61,6 @@ def ways_of(case):
     return WAYS if case[4] > 1 else ["none", "wide"]  # without columns nothing is kept for them
 
 
-def width(case):
-    """Rows of w, and c, that tiles has as inputs if no rows are written."""
-    _, _, _, inputs, one, other, _ = case
-    columns = [n for n in (one, other) if n > 1]
-    walked = max(columns) if columns and inputs + 1 + sum(columns) > 20 else 0
-    return inputs + 1 + sum(columns) - walked
-
-
 def arguments(case, way, percent):
     likelihood, genes, minibatch, inputs, one, other, dispersion = case
     return ("LDVAE-%s, %d latents" % (likelihood, inputs), one, minibatch, genes, percent, other,
@@ -86,32 +75,26 @@ def of_decoder(launches, genes, files):
             any(name.startswith("decode_") for name in files.get(l.get("kernel"), "").split("/"))]
 
 
-def check_way(case, way, made):
-    """A build that is not broad goes another way than it was asked for."""
-    mine = [plain(l) for l in made[case, way]]
-    if (way == "wide") != any("product" in l for l in mine) or any(
-            mine == [plain(l) for l in made[case, other]] for other in WAYS
-            if other != way and (case, other) in made):
-        raise Failed("%s is not the way %s: is --broad a build with ATLASVI_DECODE_WIDTH=%d?" % (
-            case, way, BROAD))
+def check_ways(case, made):
+    """No way is another."""
+    plains = [[plain(l) for l in made[case, way]] for way in ways_of(case)]
+    if any(one == other for k, one in enumerate(plains) for other in plains[:k]):
+        raise Failed("two ways of %s are the same" % (case,))
 
 
 def measure(options):
     files, wanted = kernel_files(), [(case, way) for case in cases() for way in ways_of(case)]
-    narrow = counted(options.roofline, options.played)
-    broad = counted(*[os.path.join(options.broad, part.PLACES[name])
-                      for name in ("roofline", "played")])
+    count = counted(options.roofline, options.played)
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        waiting = {}
+        waiting, made = {}, {}
         for case, way in sorted(wanted, key=lambda c: -c[0][1] * c[0][2]):
-            one = broad if way == "none" and width(case) > WIDTH else narrow
-            waiting[case, way] = pool.submit(one, *arguments(case, way, GENES[case[1]]))
-        made = {}
+            waiting[case, way] = pool.submit(count, *arguments(case, way, GENES[case[1]]))
         for (case, way), future in waiting.items():
             made[case, way] = of_decoder(future.result()[1], case[1], files)
-            check_way(case, way, made)
             print("  counted: %s %s" % (way, case), flush=True)
-    return {"percent": {str(k): v for k, v in GENES.items()}, "widths": [WIDTH, BROAD], "cases": [
+    for case in cases():
+        check_ways(case, made)
+    return {"percent": {str(k): v for k, v in GENES.items()}, "cases": [
         {"case": case, "ways": {way: made[case, way] for way in ways_of(case)}}
         for case in cases()]}
 
@@ -136,44 +119,23 @@ def best(entry):
     return min(entry["ways"], key=lambda way: times(entry["ways"][way])[0])
 
 
-def fault_of(entry, taken):
-    """What speaks against a way: another is faster; or it writes more, and is not."""
-    expected_of = {way: times(launches)[0] for way, launches in entry["ways"].items()}
-    if expected_of[taken] > ALIKE * min(expected_of.values()):
-        return "%s is faster" % best(entry)
-    less = [way for way in WAYS[:WAYS.index(taken)] if way in expected_of]
-    if any(expected_of[way] <= expected_of[taken] for way in less):
-        return "it writes rows, and is no faster"
-    return None
-
-
-def taken_by(program, entry, files):
-    """The way whose launches the program's are when it chooses."""
-    case = tuple(entry["case"])
-    listed = run(program, *arguments(case, "chosen", 0.01))[1]
-    now = [plain(l) for l in of_decoder(listed, case[1], files)]
-    for way, launches in entry["ways"].items():
-        if now == [plain(l) for l in launches]:
-            return way
-    raise Failed("the decoder of %s launches what no way of the record has. Count anew: %s" % (
-        case, MADE_BY))
-
-
-def all_taken(options, record):
-    """The way of each case."""
+def check_launches(options, record):
+    """What the program launches now is what was counted."""
     files = kernel_files()
+
+    def differs(entry):
+        case = tuple(entry["case"])
+        return [way for way, launches in entry["ways"].items()
+                if [plain(l) for l in of_decoder(run(
+                    options.list, *arguments(case, way, 0.01))[1], case[1], files)] !=
+                [plain(l) for l in launches]]
+
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        return list(pool.map(lambda entry: taken_by(options.list, entry, files), record["cases"]))
-
-
-def check_choice(options, record):
-    for entry, taken in zip(record["cases"], all_taken(options, record)):
-        fault = fault_of(entry, taken)
-        if fault or taken != entry["taken"]:
-            sys.exit("of %s the decoder takes the way %s (%s: %s), but %s" % (
-                tuple(entry["case"]), taken, options.of, entry["taken"],
-                fault or "the table says another: tests/bench/ways.py --list PROGRAM --take FILE"))
-    print("%d decoders take the fastest way, by %s" % (len(record["cases"]), options.of))
+        for entry, ways in zip(record["cases"], pool.map(differs, record["cases"])):
+            if ways:
+                sys.exit("the decoder of %s launches something else than %s has, if its way is %s. "
+                         "Count anew: %s" % (tuple(entry["case"]), options.of, ways[0], MADE_BY))
+    print("%d decoders launch what %s has" % (len(record["cases"]), options.of))
 
 
 # --- the table ----------------------------------------------------------------------------------
@@ -189,19 +151,17 @@ def cell_of(entry, way):
     if way not in entry["ways"]:
         return "-"
     text = "%.1f (%.1f - %.1f)" % tuple(1e6 * t for t in times(entry["ways"][way]))
-    return "**%s**" % text if way == entry["taken"] else text
+    return "**%s**" % text if way == best(entry) else text
 
 
 def row(entry):
     likelihood, genes, minibatch, inputs, one, other, dispersion = entry["case"]
     columns = " + ".join(str(n) for n in (one, other) if n > 1) or "-"
     columns += ", px_r by batch" if dispersion == "gene-batch" else ""
-    fastest = best(entry)
     least = {way: times(launches)[0] for way, launches in entry["ways"].items()}
-    more = least[entry["taken"]] / least[fastest]
-    return ["LDVAE-" + likelihood, columns, entry["taken"], whole(minibatch), whole(genes),
-            str(inputs), *[cell_of(entry, way) for way in WAYS],
-            "%.1f" % (rows_bytes(entry, "wide") / 1e6), "%.2f" % more]
+    return ["LDVAE-" + likelihood, columns, whole(minibatch), whole(genes), str(inputs),
+            *[cell_of(entry, way) for way in WAYS], "%.1f" % (rows_bytes(entry, "wide") / 1e6),
+            "%.2f" % (least["none"] / min(least.values()))]
 
 
 def markdown(record):
@@ -214,25 +174,20 @@ def markdown(record):
         "(the rest of the step is the same), if it writes gradients on logits, a number for each "
         "cell and gene, nowhere (none); for sums over one-hot columns alone (kept); or everywhere, "
         "with logits by cuBLAS in the same place (wide). Expected, and from below to above, as in "
-        "roofline.md, which says how. Bold: what the program takes (src/backend/gpu_decode.c). MB of "
-        "such rows, and the expected time of what it takes over that of the fastest: it writes rows "
-        "only where that is faster, and takes at most %.2f times the fastest." % ALIKE, "",
-        "Each way was compiled and ran; kernels for more than %d inputs, columns beside the largest "
-        "factor, and c, which the program does not have, are of a build with "
-        "ATLASVI_DECODE_WIDTH=%d. Products of cuBLAS are worked out, not counted, as one launch each; where "
-        "ways differ by less than that may be off, either may be the faster. Counts that are not 0: "
-        "%s." % (*record["widths"], share), "",
-        *table(["model", "columns", "taken", "minibatch", "genes", "inputs", *WAYS, "rows, MB",
-                "over fastest"], [row(entry) for entry in record["cases"]], 3)]
+        "roofline.md, which says how. Bold: what takes least. MB of such rows; and the time without "
+        "them over the least. A run writes none, until its own first steps have been faster with them "
+        "on its own GPU (`gpu_rows`).", "",
+        "Each way was compiled and ran. Products of cuBLAS are worked out, not counted, as one launch "
+        "each; where ways differ by less than that may be off, either may be the faster. Counts that "
+        "are not 0: %s." % share, "",
+        *table(["model", "columns", "minibatch", "genes", "inputs", *WAYS, "rows, MB",
+                "none over least"], [row(entry) for entry in record["cases"]], 2)]
 
 
 def write(options, record):
-    """FILE.json with what the program takes, and its table."""
-    for entry, taken in zip(record["cases"], all_taken(options, record)):
-        entry["taken"] = taken
-    path = options.take or os.path.join(options.out, "ways.json")
-    save(path, record)
-    with open(os.path.splitext(path)[0] + ".md", "w") as file:
+    """FILE.json and its table."""
+    save(os.path.join(options.out, "ways.json"), record)
+    with open(os.path.join(options.out, "ways.md"), "w") as file:
         file.write(part.headed(markdown)(record))
     return 0
 
@@ -242,9 +197,7 @@ def parse():
                             without=("--mpirun", "--scvi-python", "--threads", "--ranks", "--cpus",
                                      "--set", "--rounds", "--work", "--short"))
     add = parser.add_argument
-    add("--broad", default="build/broad", metavar="FOLDER", help="the second build")
     add("--of", metavar="FILE.json", help="with --list: a record to compare with")
-    add("--take", metavar="FILE.json", help="with --list: only what the program takes, anew")
     add("--jobs", type=part.positive, default=2, help="steps that are counted at a time")
     return parser.parse_args()
 
@@ -252,11 +205,10 @@ def parse():
 def main(options):
     if options.check:
         return part.check(options.check, "ways", part.headed(markdown))
-    if options.of or options.take:
+    if options.of:
         options.list = os.path.abspath(options.list)
-        with open(options.of or options.take) as file:
-            record = json.load(file)
-        return check_choice(options, record) if options.of else write(options, record)
+        with open(options.of) as file:
+            return check_launches(options, json.load(file))
     part.settle(options)
     return write(options, {"atlasvi": version_of(options.atlasvi), **measure(options)})
 

@@ -104,6 +104,25 @@ def late_rank(folder):
         assert expected in errors, errors
 
 
+def ways(folder):
+    """The ways of a linear decoder are timed where that was not ruled out, in every restart, and the log says which
+    is taken; by the emulation's clock, which counts kernels, the one without rows, and with that backwards the
+    other: then graphs of both have played, NCCL's sums in them. The model is the same but for rounding."""
+    losses = []
+    for number, (settings, clock, taken) in enumerate((
+            (["train.n_restarts=3"], {}, "no rows"), ([], {"AV_EMULATED_CLOCK": "backwards"}, "rows"),
+            (["runtime.gpu_rows=always"], {}, None), (["runtime.reproducible=run"], {}, None))):
+        log = os.path.join(folder, f"ways{number}.jsonl")
+        run(folder, ["train.batch_size=12", "train.max_epochs=8", f"runtime.log={log}", *settings], clock)
+        with open(log) as lines:
+            events = [json.loads(line) for line in lines]
+        found = [(e["way"], e["step_ms"] > 0, e["taken"]) for e in events if e["event"] == "decoder_way"]
+        restarts = 3 if "train.n_restarts=3" in settings else 1
+        assert found == ([(way, True, way == taken) for way in ("no rows", "rows")] * restarts if taken else []), found
+        losses += [[e["elbo_train"] for e in events if e["event"] == "epoch"][7]]
+    assert max(losses) - min(losses) < 1e-4 * losses[0], losses
+
+
 def switches(folder):
     """Sums by switches vary from run to run: refused where the same bits are promised, else the user's choice."""
     nvls = {"NCCL_NVLS_ENABLE": "1"}
@@ -144,6 +163,7 @@ def main():
                        "[runtime]\nthreads = 1\nprogress = none\n")
         communication(folder)
         graphs(folder)
+        ways(folder)
         old_gpus(folder)
         too_many_covariates(folder)
         switches(folder)

@@ -19,7 +19,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 RUN = os.path.join(HERE, "run.sh")
 PARTS = ["ops", "parity", "sanitizer", "speed"]
 # of every model, where there are two GPUs and mpirun
-PARITY = ["cuda as cpu", "the same bytes again", "the same bytes without CUDA graphs",
+PARITY = ["cuda as cpu", "cuda with rows of gradients as cpu", "the same bytes again", "the same bytes without CUDA graphs",
           "the same bytes with counts streamed", "the same bytes twice with reproducible = strict",
           "cuda on 2 ranks that share a GPU as cpu", "2 GPUs through NCCL as one",
           "2 GPUs through NCCL, the same bytes twice with reproducible = strict"]
@@ -151,6 +151,7 @@ def standing_in(folder, build, stand_in):
            all(side["median"] > 0 for side in models.values()), "speed", str(models))
     precisions = [(p["precision"], p["elbo_validation"] > 0) for p in record["precision"]]
     expect(precisions == [(p, True) for p in ("float32", "tf32", "bf16")], str(precisions))
+    expect([[*w["ways"]] for w in record["ways"]] == [["no rows", "rows"]], "ways", str(record["ways"]))
     expect("no speed here means anything" in table, "the table looks measured", table)
     if importlib.util.find_spec("torch"):
         expect(all(case["sides"]["torch host"]["median"] > 0 and

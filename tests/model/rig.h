@@ -28,8 +28,9 @@ typedef struct rig {
 typedef struct rig_kind {
   const av_backend_ops *ops;
   bool strict;
-  bool keeps_passes; /* cuda */
-  double tolerance;  /* relative error allowed */
+  bool keeps_passes, same_bits, sums_by_mpi; /* cuda */
+  int gpu_rows;                              /* cuda */
+  double tolerance;                          /* relative error allowed */
 } rig_kind;
 rig_kind rig_kind_of(const char *name);
 

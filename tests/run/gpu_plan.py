@@ -79,6 +79,9 @@ def bad_keys(folder):
                              (["runtime.gpu_memory=much"], r"gpu_memory: .*much"),
                              (["runtime.gpu_memory=80", "runtime.backend=cpu"],
                               "gpu_memory: a limit needs backend = cuda"),
+                             (["runtime.gpu_rows=sometimes"], "gpu_rows: .*sometimes"),
+                             (["runtime.gpu_rows=never", "runtime.backend=cpu"],
+                              "gpu_rows: never needs backend = cuda"),
                              (["runtime.precision=tf32", "runtime.backend=cpu"],
                               "precision: tf32 needs backend = cuda; the others compute in float32")):
         status, _, errors = check(ATLASVI, folder, *settings)

@@ -397,6 +397,7 @@ void av_emulate_grid(const char *name, dim3 blocks, dim3 block, size_t shared_by
     idle.push_back(fiber_create(worker));
   }
   ++counts.launches;
+  ++av_emulated_clock;
   av_emulated_open_memory();
   in_grid = true;
   begin_block(0);

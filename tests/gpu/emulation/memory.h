@@ -14,6 +14,7 @@ void av_emulated_check(const char *what, const void *at, size_t bytes);
 void av_emulated_static_shared(char **begin, char **end);
 
 extern const av_emulated_watch *av_emulated_watcher; /* NULL: nobody */
+extern int64_t av_emulated_clock;                    /* the device's: kernels and products so far */
 
 void av_emulated_set_error(cudaError_t error);
 int64_t av_emulated_live();

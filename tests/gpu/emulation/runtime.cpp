@@ -46,6 +46,7 @@ std::map<uintptr_t, Block> &blocks = *new std::map<uintptr_t, Block>;
 size_t used_bytes;
 size_t total_bytes = static_cast<size_t>(4) << 30;
 int capability = getenv("AV_EMULATED_MAJOR") != NULL ? atoi(getenv("AV_EMULATED_MAJOR")) : 9;
+const bool backwards = getenv("AV_EMULATED_CLOCK") != NULL;
 int devices = getenv("AV_EMULATED_DEVICES") != NULL ? atoi(getenv("AV_EMULATED_DEVICES")) : 1;
 int most_shared;
 cudaError_t last_error = cudaSuccess;
@@ -59,10 +60,15 @@ struct CUstream_st {
   std::vector<Pending> pending;
   Captured captured;
 };
+int64_t av_emulated_clock;
+
 struct CUevent_st {
   CUstream_st *stream;
   uint64_t ticket;
   bool recorded, asked;
+  bool timed;  /* it has a time, ... */
+  bool done;   /* ... which is there */
+  int64_t now; /* when it was recorded */
   Captured captured;
 };
 
@@ -546,8 +552,9 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 cudaError_t cudaEventCreate(cudaEvent_t *event) {
   return cudaEventCreateWithFlags(event, cudaEventDefault);
 }
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned int) {
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned int flags) {
   *event = new CUevent_st();
+  (*event)->timed = (flags & cudaEventDisableTiming) == 0;
   events.insert(*event);
   return cudaSuccess;
 }
@@ -564,6 +571,8 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   event->ticket = tickets;
   event->recorded = event->captured.capture == 0;
   event->asked = false;
+  event->done = false;
+  event->now = av_emulated_clock;
   return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
@@ -572,6 +581,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
     complete(event->stream, event->ticket);
   }
   event->asked = true;
+  event->done = true;
   return cudaSuccess;
 }
 cudaError_t cudaEventQuery(cudaEvent_t event) {
@@ -583,8 +593,12 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
   return cudaEventSynchronize(event);
 }
 cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t start, cudaEvent_t end) {
-  *milliseconds = 0.0f;
-  return answer(start->recorded && end->recorded ? cudaSuccess : cudaErrorInvalidResourceHandle);
+  const float us = static_cast<float>(end->now - start->now);
+  *milliseconds = backwards ? 1e3f / us : 1e-3f * us;
+  if (!start->timed || !end->timed || !start->recorded || !end->recorded) {
+    return answer(cudaErrorInvalidResourceHandle);
+  }
+  return answer(end->done ? cudaSuccess : cudaErrorNotReady);
 }
 
 /* Memory. */

@@ -1,8 +1,8 @@
 """The record of a session on a GPU: a line of JSON for everything that has been found, on disk before
 the next thing begins; and gpu.json, which is made of those lines as often as one is added.
 
-gpu.json: start, device (null where there was none), facts, checks, speed, precision, kernels,
-left_out, end (null where the session was killed)."""
+gpu.json: start, device (null where there was none), facts, checks, speed, precision, ways,
+kernels, left_out, end (null where the session was killed)."""
 import json
 import os
 import statistics
@@ -89,6 +89,7 @@ def assemble(lines):
             "device": start[0]["device"], "facts": facts,
             "checks": [without(line) for line in of(lines, "check")], "speed": cases(lines),
             "precision": [without(line) for line in of(lines, "precision")],
+            "ways": [without(line) for line in of(lines, "ways")],
             "kernels": [without(line) for line in of(lines, "kernels")],
             "left_out": [without(line) for line in of(lines, "left_out")],
             "end": without(ends[-1]) if ends else None}

@@ -24,6 +24,9 @@ EPOCHS = {128: 3, 1024: 8, 4096: 16, 16384: 24}  # timed, after the first
 SHORT_GENES, SHORT_MINIBATCHES = 40, [32]
 PRECISIONS = ["float32", "tf32", "bf16"]
 PRECISION_EPOCHS = 16
+# latents and minibatches of a linear decoder; its trial of the ways it can go is over by then
+WAYS = [(latents, minibatch) for latents in (10, 30, 64) for minibatch in (128, 1024, 4096)]
+WAY_STEPS = 100
 
 
 class GpuPrograms(Programs):
@@ -124,8 +127,8 @@ class Speed:
     def settings(self, case, epochs):
         return {**training_settings(self.session.file_of(case.genes), case.model, case.minibatch,
                                     epochs),
-                "runtime.backend": "cuda", "output.latent": "no", "output.loadings": "no",
-                "train.n_epochs_kl_warmup": "1"}
+                "runtime.backend": "cuda", "runtime.gpu_rows": "never",  # no trial among timed steps
+                "output.latent": "no", "output.loadings": "no", "train.n_epochs_kl_warmup": "1"}
 
     def ours(self, case):
         try:
@@ -178,6 +181,22 @@ class Speed:
         except (Failed, OSError, ValueError, KeyError, ZeroDivisionError) as fault:
             line["error"] = str(fault)[:1500]
         self.session.journal.put("precision", **line)
+
+    def ways(self, latents, minibatch, genes):
+        """What a step takes with and without rows of gradients, as the program measures it."""
+        line = {"model": "LDVAE-NB", "latents": latents, "minibatch": minibatch, "genes": genes}
+        steps = max(1, int(0.9 * self.session.cells_of(genes)) // minibatch)
+        try:
+            events = self.programs.ours({
+                "data.input": self.session.file_of(genes), "data.batch_key": "batch",
+                **model_settings("LDVAE-NB", minibatch, 1 + WAY_STEPS // steps),
+                "model.n_latent": str(latents), "runtime.backend": "cuda", "output.latent": "no",
+                "output.loadings": "no", "train.n_epochs_kl_warmup": "1"})["events"]
+            line["ways"] = {e["way"]: {"step_ms": e["step_ms"], "taken": e["taken"]}
+                            for e in events["decoder_way"]}
+        except (Failed, OSError, ValueError, KeyError) as fault:
+            line["error"] = str(fault)[:1500]
+        self.session.journal.put("ways", **line)
 
     def kernels(self, case):
         path = os.path.join(self.session.folder, "activity")
@@ -237,6 +256,9 @@ class Speed:
         made += [("precision", "scVI-ZINB in %s" % p, 20,
                   lambda p=p: self.precision("scVI-ZINB", p, minibatch, genes[0]))
                  for p in PRECISIONS]
+        tried = [(10, SHORT_MINIBATCHES[0])] if self.short else WAYS
+        made += [("ways", "ways of %d latents, minibatch %d" % how, 8,
+                  lambda how=how: self.ways(*how, genes[0])) for how in tried]
         soon = [c for c in wide if c.minibatch in sizes[:2] and c.model != "scVI-NB"]
         late = [c for c in wide if c not in soon]
         made += [visit(case) for case in [*soon, *rest, *late]]

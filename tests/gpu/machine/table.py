@@ -13,10 +13,12 @@ import part
 from report import gigabytes, number, spread, table, whole
 
 SIDES = ["torch host", "torch resident", "torch compiled", "scvi-tools"]
+WAYS = ["no rows", "rows for one-hot columns", "rows"]  # gpu/trial.c
 PARTS = {"ops": "operations against the reference", "parity": "training against the cpu backend",
          "sanitizer": "compute-sanitizer"}
 WHAT = """Cells/s of training, median (least - most) of the rounds, in turns on the same GPU and file; all of
-a model's default settings, float32. atlasvi: whole runs, epochs after the first. PyTorch: scvi-tools
+a model's default settings, float32. atlasvi: whole runs without rows of gradients, epochs after the
+first. PyTorch: scvi-tools
 1.4.2's training step without what Lightning and scvi-tools add around it; *host* cuts dense minibatches
 from CSR and copies them to the GPU, as scvi-tools does; *resident* is the best case, the counts as a
 dense matrix on the GPU and fused Adam; *compiled* is that with torch.compile. Memory: what was taken of
@@ -110,6 +112,23 @@ def precision(record):
         ["model", "cells/s", "held-out negative ELBO"], rows)
 
 
+def ways(record):
+    if not record["ways"]:
+        return []
+    rows = []
+    for tried in record["ways"]:
+        found = tried.get("ways", {})
+        taken = [name for name, way in found.items() if way["taken"]]
+        rows.append([tried["model"], whole(tried["minibatch"]), whole(tried["genes"]),
+                     str(tried["latents"]),
+                     *[number(found[name]["step_ms"] if name in found else None, "%.4f")
+                       for name in WAYS], taken[0] if taken else "failed"])
+    return ["## Rows of gradients in a linear decoder, ms a step", "",
+            "Whole steps without a matrix of gradients, a number for each cell and gene, in memory and with it; "
+            "as every run measures it in its first steps, and what it takes then (gpu/trial.h).",
+            ""] + table(["model", "minibatch", "genes", "latents", *WAYS, "taken"], rows, 4)
+
+
 def kernels(record):
     lines = []
     for traced in record["kernels"]:
@@ -159,12 +178,15 @@ def left_out(record):
         run["error"].strip().splitlines()[0]) for case, run in errors]
     lines += ["- failed: %s in %s: %s" % (p["model"], p["precision"], p["error"].splitlines()[0])
               for p in record["precision"] if "error" in p]
+    lines += ["- failed: ways of %d latents, minibatch %s: %s" % (
+        w["latents"], whole(w["minibatch"]), w["error"].splitlines()[0])
+              for w in record["ways"] if "error" in w]
     return ["## Left out", "", *lines, ""] if lines else []
 
 
 def text_of(record):
     lines = header(record)
-    for section in (speed, precision, kernels, checked, left_out):
+    for section in (speed, precision, ways, kernels, checked, left_out):
         lines += section(record)
     return "\n".join(lines)
 

@@ -13,6 +13,7 @@
 #include "pass.h"
 #include "rig.h"
 #include "stage.h"
+#include "trial.h"
 
 #include <string.h>
 
@@ -34,6 +35,13 @@ av_status av_gpu_graphs_create(struct av_gpu_graph **graphs) {
   return AV_OK;
 }
 void av_gpu_graphs_free(struct av_gpu_graph *graphs) { assert_null(graphs); }
+/* Nor timed (trial.h). */
+av_status av_gpu_trial_create(const av_backend *be, av_gpu_trial **trial) {
+  (void)be;
+  *trial = NULL;
+  return AV_OK;
+}
+void av_gpu_trial_free(av_gpu_trial *trial) { assert_null(trial); }
 
 /* Rows of 0, 1, 2, ... genes; every seventh count needs an escape. */
 static void make_dataset(void) {

@@ -47,16 +47,16 @@ typedef struct run {
 
 /* ---- the decoder's way ---- */
 
-static const char *const WAYS[] = {"chosen", "none", "kept", "wide"}; /* by av_gpu_decode_way */
-static int way = AV_GPU_DECODE_CHOSEN;
+static const char *const WAYS[] = {"none", "kept", "wide"}; /* by av_gpu_decode_way */
+static int way = AV_GPU_DECODE_WAYS;                        /* that: the program's own */
 
 static bool find_way(const char *name) {
-  for (way = 0; way < (int)(sizeof WAYS / sizeof *WAYS); ++way) {
+  for (way = 0; way < AV_GPU_DECODE_WAYS; ++way) {
     if (strcmp(WAYS[way], name) == 0) {
       return true;
     }
   }
-  return false;
+  return strcmp(name, "any") == 0;
 }
 
 /* The linker puts the second in the place of the first. */
@@ -64,7 +64,7 @@ av_gpu_decode_cut __real_av_gpu_decode_cut_of(const av_gpu_decode_sizes *of);
 av_gpu_decode_cut __wrap_av_gpu_decode_cut_of(const av_gpu_decode_sizes *of);
 av_gpu_decode_cut __wrap_av_gpu_decode_cut_of(const av_gpu_decode_sizes *of) {
   av_gpu_decode_sizes asked = *of;
-  asked.way = way;
+  asked.way = way < AV_GPU_DECODE_WAYS ? way : asked.way;
   return __real_av_gpu_decode_cut_of(&asked);
 }
 
@@ -298,7 +298,7 @@ int main(int argc, char **argv) {
       (argc > 9 && !find_way(argv[9]))) {
     fprintf(stderr,
             "usage: gpu_roofline LDVAE|scVI nb|zinb BATCHES MINIBATCH GENES PERCENT "
-            "LATENTS [SITES [chosen|none|kept|wide [DISPERSION]]]\n");
+            "LATENTS [SITES [none|kept|wide|any [DISPERSION]]]\n");
     return 64;
   }
   r.minibatch = atoll(argv[4]);
