@@ -74,7 +74,7 @@ struct av_tile_blocks {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
   static const int least = sums > (any ? 20 : 40) ? 2 : any || sums > (zinb ? 20 : 24) ? 3 : 4;
 #elif defined(__CUDACC_VER_MAJOR__) && __CUDACC_VER_MAJOR__ < 13
-  static const bool full = KIND == AV_DECODE_NB && WIDTH == AV_DECODE_FEW;
+  static const bool full = KIND == AV_DECODE_NB && (WIDTH == AV_DECODE_FEW || WAY == AV_TILE_ANY);
   static const int least = any || sums > 24 || full ? 3 : 4;
 #else
   static const int least = !av_tile_sums<KIND, WIDTH>::shared && (any || sums > 24) ? 3 : 4;
