@@ -78,7 +78,7 @@ static const int32_t *codes_of(const av_gpu_data *data, const av_decode *decode)
 /* Sizes and arrays of the model; the head of rho alone. */
 static void begin_values(decode_run *run, av_backend *be, const av_batch *batch,
                          const av_decode *decode, const av_real *x, const av_real *l) {
-  const bool few = decode->n_in + 1 <= AV_DECODE_WIDTH; /* for values alone */
+  const bool few = decode->n_in + 1 <= AV_DECODE_WIDTH;
   *run = (decode_run){.be = be,
                       .decode = decode,
                       .max_rows = batch->view.max_rows,
@@ -87,7 +87,7 @@ static void begin_values(decode_run *run, av_backend *be, const av_batch *batch,
   *call = (av_gpu_decode){.rows = batch->view,
                           .kind = kind_of(decode),
                           .softplus = decode->softplus,
-                          .wide = !few,
+                          .wide = !few, /* for values alone */
                           .n_genes = decode->n_genes,
                           .n_in = (int)decode->n_in,
                           .n_onehot = (int)decode->n_onehot,

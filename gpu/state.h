@@ -80,7 +80,7 @@ struct av_batch {
   cudaEvent_t arrived[AV_GPU_ROW_BUFFERS];
   int next;
   struct av_gpu_graph *graphs; /* (AV_GPU_DECODE_WAYS, AV_PASSES) pass.h */
-  struct av_gpu_trial *trial;  /* trial.h; NULL: none has begun */
+  struct av_gpu_trial *trial;  /* trial.h; NULL: nothing is measured */
   av_gpu_stage *stage;         /* NULL: counts are resident */
 };
 

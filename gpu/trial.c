@@ -8,6 +8,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { UNTIMED = 3, TIMED = 16, LATER = 2 * AV_GPU_ROW_BUFFERS };
 
@@ -127,6 +128,10 @@ static av_status end_trial(av_backend *be, av_gpu_trial *trial) {
 
 /* A step with n_cells cells. */
 static void next_step(av_backend *be, av_gpu_trial *trial, int64_t n_cells) {
+  const int64_t last = trial->n * (UNTIMED + TIMED) + LATER;
+  if (trial->n > 0 && trial->step >= last) { /* it is over, whatever comes */
+    return;
+  }
   if (n_cells > trial->n_cells) { /* the first of all, as a rule */
     trial->n_cells = n_cells;
     trial->step = -1;
@@ -139,7 +144,7 @@ static void next_step(av_backend *be, av_gpu_trial *trial, int64_t n_cells) {
     const int w = (int)(trial->step % trial->n);
     av_gpu_of(be)->way = trial->ways[w];
     trial->time = round < UNTIMED ? NULL : &trial->times[w][round - UNTIMED];
-  } else if (trial->step == trial->n * (UNTIMED + TIMED) + LATER) {
+  } else if (trial->step == last) {
     av_gpu_must(be, end_trial(be, trial));
     av_gpu_of(be)->way = trial->taken;
   }
@@ -181,10 +186,11 @@ void av_gpu_trial_leave(av_backend *be) {
 
 int av_gpu_trial_way(av_backend *be, const av_gpu_decode_sizes *of, bool gradients) {
   av_gpu *gpu = av_gpu_of(be);
-  int ways[AV_GPU_DECODE_WAYS];
+  int ways[AV_GPU_DECODE_WAYS] = {0};
   const int n = av_gpu_decode_ways(of, ways);
   if (gpu->trial != NULL && gradients && gpu->trial->n == 0) {
-    gpu->trial->n = av_gpu_decode_ways(of, gpu->trial->ways);
+    memcpy(gpu->trial->ways, ways, sizeof ways);
+    gpu->trial->n = n;
     if (n > 1) {
       make_events(be, gpu->trial);
     }

@@ -18,9 +18,9 @@ PARTS = {"ops": "operations against the reference", "parity": "training against 
          "sanitizer": "compute-sanitizer"}
 WHAT = """Cells/s of training, median (least - most) of the rounds, in turns on the same GPU and file; all of
 a model's default settings, float32. atlasvi: whole runs without rows of gradients, epochs after the
-first. PyTorch: scvi-tools
-1.4.2's training step without what Lightning and scvi-tools add around it; *host* cuts dense minibatches
-from CSR and copies them to the GPU, as scvi-tools does; *resident* is the best case, the counts as a
+first. PyTorch: scvi-tools 1.4.2's training step without what Lightning and scvi-tools add around it;
+*host* cuts dense minibatches from CSR and copies them to the GPU, as scvi-tools does; *resident* is
+the best case, the counts as a
 dense matrix on the GPU and fused Adam; *compiled* is that with torch.compile. Memory: what was taken of
 the GPU, its context included. Busy: time of the kernels of a step, recorded in another run, as a share
 of the step's time without recording."""
