@@ -207,9 +207,8 @@ static cudaError_t av_launch_tiles_as(cudaStream_t stream, const av_gpu_decode &
   const bool dynamic = av_tile_sums<KIND, WIDTH>::shared;
   const size_t shared = (dynamic ? sizeof(av_tile_shared<KIND, WIDTH>) : 0) +
                         (WAY >= AV_TILE_ANY ? AV_TILE_WARPS * sizeof(av_tile_run<KIND>) : 0);
-  if (dynamic) { /* more than a kernel has unless it asks */
-    const cudaError_t asked = cudaFuncSetAttribute(
-        decode_tiles<KIND, WIDTH, WAY>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
+  if (dynamic) {
+    const cudaError_t asked = av_let_have(decode_tiles<KIND, WIDTH, WAY>, shared);
     if (asked != cudaSuccess) {
       return asked;
     }

@@ -37,6 +37,13 @@
   type *const name = reinterpret_cast<type *>(av_shared_)
 #endif
 
+/* Lets blocks of a kernel have `shared` bytes of dynamic shared memory: more than 48 KB have to be
+ * asked for. */
+template <typename Kernel>
+static inline cudaError_t av_let_have(Kernel *kernel, size_t shared) {
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
+}
+
 /* Blocks of `per` that cover n. */
 static inline unsigned av_blocks(int64_t n, int64_t per) { return (unsigned)((n + per - 1) / per); }
 

@@ -167,8 +167,7 @@ static cudaError_t launch(cudaStream_t stream, const av_gpu_rows &rows,
                           const av_gpu_sparse_layer &layer, unsigned groups) {
   const size_t shared = (size_t)av_gpu_sparse_slice_bytes(rows.data.n_genes, 4 * QUADS);
   const dim3 grid(av_blocks(layer.n, QUADS * AV_LANE_COLUMNS), groups);
-  const cudaError_t asked = cudaFuncSetAttribute(
-      forward_sliced<QUADS, small>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
+  const cudaError_t asked = av_let_have(forward_sliced<QUADS, small>, shared);
   if (asked != cudaSuccess) {
     return asked;
   }

@@ -96,9 +96,52 @@ void av_order_begin(av_order *order, const av_order_epoch *epoch) {
   memset(order->to, 0, (size_t)order->n_shards * sizeof *order->to);
 }
 
+/* Of the cells that a shard has in a stretch of keys, if these are rounded: 1e9 cells x 1e-16. */
+#define KEYS_ROUNDED 1e-6
+
 /* The one expression for keys: ties between shards depend on how it rounds. */
 static inline double key_of(int64_t cell, double offset, double cells) {
   return ((double)cell + offset) / cells;
+}
+
+/* Keys of a shard are 1 / n_v apart, so that a stretch of the key axis of a given length, both ends
+ * in it, has n_v length of them rounded down, or one more. Of n cells in a row, that span such a
+ * stretch, as many may be own ... */
+static int64_t own_within(const av_order *order, const int64_t *shard_cells, double length) {
+  int64_t most = 0;
+  for (int64_t v = order->first_own; v < order->first_own + order->n_own; ++v) {
+    const int64_t within = (int64_t)((double)shard_cells[v] * length + KEYS_ROUNDED) + 1;
+    most += within < shard_cells[v] ? within : shard_cells[v];
+  }
+  return most;
+}
+
+/* ... and as the others leave. */
+static int64_t left_within(const av_order *order, const int64_t *shard_cells, int64_t n,
+                           double length) {
+  for (int64_t v = 0; v < order->n_shards; ++v) {
+    const double within = (double)shard_cells[v] * length - KEYS_ROUNDED;
+    const bool own = v >= order->first_own && v < order->first_own + order->n_own;
+    n -= own || within < 0 ? 0 : (int64_t)within;
+  }
+  return n;
+}
+
+int64_t av_order_most_own(const av_order *order, const int64_t *shard_cells, int64_t n) {
+  enum { HALVINGS = 40 };
+  double low = 0.0; /* what may be own grows with the length, what the others leave shrinks */
+  double high = 1.0;
+  for (int i = 0; i < HALVINGS; ++i) {
+    const double length = 0.5 * (low + high);
+    if (own_within(order, shard_cells, length) <= left_within(order, shard_cells, n, length)) {
+      low = length;
+    } else {
+      high = length;
+    }
+  }
+  const int64_t own = own_within(order, shard_cells, high);
+  const int64_t left = left_within(order, shard_cells, n, low);
+  return own < left ? own : left;
 }
 
 /* The shard's cells with keys below `end`, of which there are at least `from`. */

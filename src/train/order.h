@@ -40,4 +40,9 @@ void av_order_begin(av_order *order, const av_order_epoch *epoch);
  * are written to `rows`, which needs room for one more than can come, and counted in *n_rows. */
 int64_t av_order_take(av_order *order, int64_t n, int64_t *rows, int64_t *n_rows);
 
+/* A bound from above: no n cells that follow one another in the order, of whatever offsets, hold
+ * more of the own shards. With part p of the cells, in s shards, about p n + s at most; n where all
+ * shards are own. shard_cells: (n_shards) as above. */
+int64_t av_order_most_own(const av_order *order, const int64_t *shard_cells, int64_t n);
+
 #endif

@@ -29,11 +29,12 @@ struct av_sampler {
   int64_t *own_start; /* (n_own + 1) into own_rows */
   int64_t *own_rows;  /* local rows of the training cells, shard after shard */
   int64_t n_own_rows;
+  int64_t max_rows; /* of a minibatch */
   /* the epoch under way */
   double *offset; /* (n_shards) u_v */
   av_order *order;
   int64_t step;
-  int64_t *batch_rows; /* (max rows + 1) */
+  int64_t *batch_rows; /* (max_rows + 1) */
 };
 
 void av_sampler_free(av_sampler **sampler) {
@@ -51,9 +52,7 @@ void av_sampler_free(av_sampler **sampler) {
   *sampler = NULL;
 }
 
-int64_t av_sampler_max_rows(const av_sampler *sampler) {
-  return sampler->n_own_rows < sampler->batch_size ? sampler->n_own_rows : sampler->batch_size;
-}
+int64_t av_sampler_max_rows(const av_sampler *sampler) { return sampler->max_rows; }
 
 int64_t av_sampler_steps(const av_sampler *sampler) { return sampler->n_steps; }
 
@@ -102,6 +101,13 @@ static void list_rows(av_sampler *sampler, const av_dataset *dataset, const av_s
   sampler->own_start[sampler->n_own] = sampler->n_own_rows;
 }
 
+/* Room for a minibatch's rows; all shards' cells are known. */
+static av_status take_rows(av_sampler *sampler) {
+  sampler->max_rows = av_order_most_own(sampler->order, sampler->shard_cells, sampler->batch_size);
+  sampler->batch_rows = av_calloc((size_t)sampler->max_rows + 1, sizeof *sampler->batch_rows);
+  return sampler->batch_rows != NULL ? AV_OK : av_fail(AV_NOMEM, "out of memory (minibatch)");
+}
+
 av_status av_sampler_create(av_sampler **sampler, const av_comm *comm, const av_dataset *dataset,
                             const av_split *split, int64_t batch_size, uint64_t seed, int threads) {
   av_sampler *made = av_calloc(1, sizeof *made);
@@ -120,18 +126,15 @@ av_status av_sampler_create(av_sampler **sampler, const av_comm *comm, const av_
   }
   if (status == AV_OK) {
     list_rows(made, dataset, split);
-    made->batch_rows = av_calloc((size_t)av_sampler_max_rows(made) + 1, sizeof *made->batch_rows);
-    if (made->batch_rows == NULL) {
-      status = av_fail(AV_NOMEM, "out of memory (minibatch)");
-    }
-  }
-  if (status == AV_OK) {
     status = av_order_create(&made->order, made->n_cells, made->n_shards, made->first_shard,
                              made->n_own);
   }
   status = av_agree(comm, status);
   if (status == AV_OK) {
     status = av_sum_i64(comm, made->shard_cells, made->n_shards);
+  }
+  if (status == AV_OK) {
+    status = av_agree(comm, take_rows(made));
   }
   if (status != AV_OK) {
     av_sampler_free(&made);

@@ -27,7 +27,8 @@ void av_sampler_free(av_sampler **sampler);
 int64_t av_sampler_steps(const av_sampler *sampler);
 /* Cells trained on in an epoch, over all ranks. */
 int64_t av_sampler_cells(const av_sampler *sampler);
-/* Most rows that one minibatch can have on this rank. */
+/* A bound from above for the rows that a minibatch has on this rank: little more than its part of
+ * the cells, of large minibatches (av_order_most_own). What rows a GPU works on is cut by it. */
 int64_t av_sampler_max_rows(const av_sampler *sampler);
 
 /* Starts an epoch. Not collective. */

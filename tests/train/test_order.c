@@ -70,6 +70,22 @@ static void sort_epoch(epoch *e) {
   qsort(e->sorted, (size_t)e->n_cells, sizeof *e->sorted, compare);
 }
 
+/* Most cells of own shards in any n that follow one another. */
+static int64_t most_own(const epoch *e, int64_t first_own, int64_t end_own, int64_t n) {
+  int64_t now = 0;
+  int64_t most = 0;
+  for (int64_t i = 0; i < e->n_cells; ++i) {
+    const int64_t in = e->sorted[i].shard;
+    now += in >= first_own && in < end_own;
+    if (i >= n) {
+      const int64_t out = e->sorted[i - n].shard;
+      now -= out >= first_own && out < end_own;
+    }
+    most = now > most ? now : most;
+  }
+  return most;
+}
+
 /* ---- a rank's walk ---- */
 
 static void check_rank(const epoch *e, int64_t first_own, int64_t end_own, int64_t batch_size) {
@@ -85,7 +101,9 @@ static void check_rank(const epoch *e, int64_t first_own, int64_t end_own, int64
                               .own_start = own_start,
                               .own_rows = e->labels + e->start[first_own]};
   const int64_t own_cells = e->start[end_own] - e->start[first_own];
-  const int64_t most = own_cells < batch_size ? own_cells : batch_size;
+  const int64_t most = av_order_most_own(order, e->shard_cells, batch_size);
+  assert_true(most >= most_own(e, first_own, end_own, batch_size));
+  assert_true(most <= own_cells && most <= batch_size);
   int64_t *rows = malloc((size_t)(most + 1) * sizeof *rows); /* no more: a sanitizer would tell */
   assert_non_null(rows);
   for (int round = 0; round < 2; ++round) { /* the second after one that was broken off */
@@ -173,6 +191,8 @@ static double nearly_one(int64_t shard) {
   (void)shard;
   return 1.0 - 0x1p-53;
 }
+
+static double two_groups(int64_t shard) { return shard < 128 ? 0.25 : 0.75; }
 
 static epoch epoch_of(int64_t n_shards, int64_t mean, size_rule *size, offset_rule *offset) {
   epoch e = {.n_shards = n_shards};
@@ -285,11 +305,45 @@ static void test_many_cells(void **state) {
   av_order_free(&order);
 }
 
+static int64_t bound_of(const int64_t *shard_cells, int64_t n_shards, int64_t first_own,
+                        int64_t n_own, int64_t n) {
+  av_order *order = NULL;
+  assert_int_equal(av_order_create(&order, 1, n_shards, first_own, n_own), AV_OK);
+  const int64_t bound = av_order_most_own(order, shard_cells, n);
+  av_order_free(&order);
+  return bound;
+}
+
+/* Little more than a rank's part of large minibatches: by a cell of each of its shards. One offset
+ * for the own shards and one for the others do that. */
+static void test_bound(void **state) {
+  (void)state;
+  enum { SHARDS = 1024, EACH = 977 };
+  int64_t shard_cells[SHARDS];
+  for (int64_t v = 0; v < SHARDS; ++v) {
+    shard_cells[v] = EACH;
+  }
+  assert_in_range(bound_of(shard_cells, SHARDS, 128, 128, 4096), 512, 640);
+  assert_in_range(bound_of(shard_cells, SHARDS, 0, 512, 4096), 2048, 2560);
+  assert_in_range(bound_of(shard_cells, SHARDS, 896, 128, 16384), 2048, 2176);
+  assert_in_range(bound_of(shard_cells, SHARDS, 0, 512, 16384), 8192, 8704);
+  assert_int_equal(bound_of(shard_cells, SHARDS, 0, SHARDS, 4096), 4096);
+  assert_int_equal(bound_of(shard_cells, SHARDS, 5, 0, 4096), 0);
+  assert_int_equal(bound_of(shard_cells, SHARDS, 5, 1, 1 << 30), EACH);
+
+  enum { OWN = 128, OTHERS = SHARDS - OWN, TURNS = 3 };
+  epoch e = epoch_of(SHARDS, 50, equal, two_groups);
+  const int64_t n = TURNS * OTHERS + (TURNS + 1) * OWN; /* own ones first and last */
+  assert_int_equal(most_own(&e, 0, OWN, n), (TURNS + 1) * OWN);
+  assert_int_equal(bound_of(e.shard_cells, SHARDS, 0, OWN, n), (TURNS + 1) * OWN);
+  epoch_free(&e);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_shapes),     cmocka_unit_test(test_ties),
       cmocka_unit_test(test_edges),      cmocka_unit_test(test_no_cells),
-      cmocka_unit_test(test_many_cells),
+      cmocka_unit_test(test_many_cells), cmocka_unit_test(test_bound),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
