@@ -78,6 +78,22 @@ def graphs(folder):
         assert not differ, differ
 
 
+def waits(folder):
+    """The host waits for nothing within an epoch, but now and then for a minibatch that it has queued long ago: as
+    often with twice as many steps."""
+    found = []
+    for size in (36, 18, 9):
+        errors = run(folder, ["train.max_epochs=4", f"train.batch_size={size}", "runtime.gpu_rows=never"],
+                     {"AV_EMULATED_REPORT": "1"})[1]
+        counted = re.findall(r"the host waited (\d+) times, for events (\d+) times", errors)
+        assert len(counted) == 2, errors
+        found += [[int(n) for n in counted[0]]]
+    steps = [4 * 3, 4 * 6, 4 * 12]
+    assert found[0][0] == found[1][0] == found[2][0] > 4, found
+    more = [(b[1] - a[1]) / (m - n) for a, b, n, m in zip(found, found[1:], steps, steps[1:])]
+    assert all(0 <= of_a_step <= 1 for of_a_step in more), (found, more)
+
+
 def old_gpus(folder):
     """GPUs that have no tf32 compute in float32, which is said once; those that have it are asked for it."""
     models = {}
@@ -163,6 +179,7 @@ def main():
                        "[runtime]\nthreads = 1\nprogress = none\n")
         communication(folder)
         graphs(folder)
+        waits(folder)
         ways(folder)
         old_gpus(folder)
         too_many_covariates(folder)

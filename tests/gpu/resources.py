@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """What each kernel takes of a GPU, as ptxas said when it was compiled (gpu/keep_ptxas.sh).
 
-usage: resources.py [--arch sm_90] OBJECT...
+usage: resources.py [--arch sm_90] [--steps roofline.json] OBJECT...
 
 Prints registers, static shared memory, stack and spills of every kernel, for one architecture (the
 last one up to sm_90, unless named), and the blocks of 256 threads that a multiprocessor of 65,536
-registers can hold. Fails if a kernel spills registers on any architecture, or if there is no kernel.
+registers can hold; --steps: and the dynamic shared memory, which sizes decide, at most, of a block
+in the steps that tests/bench/roofline.py has listed, whatever the template's arguments. Fails if a kernel spills registers on any architecture, or if there is no kernel.
 """
+import json
 import re
 import subprocess
 import sys
@@ -41,15 +43,28 @@ def names_of(symbols):
             for symbol, name in zip(symbols, plain.splitlines())}
 
 
+def dynamic(path):
+    """{kernel without template arguments: most bytes that a launch asks for}"""
+    found = {}
+    with open(path) as file:
+        launches = [launch for case in json.load(file)["cases"] for launch in case["launches"]]
+    for launch in launches:
+        name = launch["kernel"].strip("()").split("<")[0] if "kernel" in launch else None
+        found[name] = max(found.get(name, 0), launch.get("room", 0))
+    return found
+
+
 def number(architecture):
     return int(architecture[3:])
 
 
 def main():
     arguments = sys.argv[1:]
-    wanted = None
-    if arguments[:1] == ["--arch"]:
-        wanted, arguments = arguments[1], arguments[2:]
+    options = {"--arch": None, "--steps": None}
+    while arguments and arguments[0] in options:
+        options[arguments[0]], arguments = arguments[1], arguments[2:]
+    wanted = options["--arch"]
+    asked = dynamic(options["--steps"]) if options["--steps"] else {}
     arguments = [path for argument in arguments for path in argument.split(";")]  # a list of CMake
     kernels = [(path.split("/")[-1].removesuffix(".o"), *kernel)
                for path in arguments for kernel in read(path + ".ptxas")]
@@ -59,11 +74,13 @@ def main():
     shown = wanted or ([a for a in known if number(a) <= 90] or known)[-1]
     names = names_of([kernel[2] for kernel in kernels])
     print(f"{shown}, of {', '.join(known)}\n")
-    print(f"{'file':20} {'kernel':42} {'registers':>9} {'shared':>7} {'stack':>6} {'spilled':>8} {'blocks':>7}")
+    print(f"{'file':20} {'kernel':42} {'registers':>9} {'shared':>7} {'dynamic':>8} {'stack':>6} "
+          f"{'spilled':>8} {'blocks':>7}")
     for file, architecture, symbol, stack, spilled, registers, shared in kernels:
         if architecture == shown:
             blocks = min(8, 65536 // (256 * max(8, (registers + 7) // 8 * 8)))
-            print(f"{file:20} {names[symbol]:42} {registers:9} {shared:7} {stack:6} {spilled:8} {blocks:7}")
+            room = asked.get(names[symbol].split("<")[0], "-")  # "-": of no step
+            print(f"{file:20} {names[symbol]:42} {registers:9} {shared:7} {room:>8} {stack:6} {spilled:8} {blocks:7}")
     spilling = [kernel for kernel in kernels if kernel[4] > 0]
     for file, architecture, symbol, _, spilled, *_ in spilling:
         print(f"error: {names[symbol]} in {file} spills {spilled} bytes on {architecture}", file=sys.stderr)

@@ -4,7 +4,7 @@
 usage: invariance.py reference|cpu|cuda|strict
 
 reference: history within 1e-10 (relative) after 5 epochs; cpu: 1e-5 after 1 epoch, 1e-3 after 5;
-cuda: as cpu, and beside one rank of it, the ranks sharing a GPU; the same bytes again, also where the
+cuda: as cpu, and beside one rank of it, the ranks sharing a GPU, and with a GPU each; the same bytes again, also where the
 emulation (tests/gpu) runs threads and blocks in another order, and where counts are streamed; strict:
 identical bytes of model, latent codes, decoded means and history for 1, 2, 3 ranks x 1, 2 threads.
 On an even and an uneven number of cells, a short last minibatch, a last minibatch of two cells (left out),
@@ -119,6 +119,10 @@ def check(mode, folder, data, batch_size, name, model):
             path = fit(folder, data, "many", ranks, settings)
             compare_history(one, read(path), tolerance, f"{name}, {epochs} epochs, {ranks} ranks")
     if mode == "cuda":
+        os.environ["AV_EMULATED_DEVICES"] = "3"
+        own = read(fit(folder, data, "own", 3, [s for s in settings if s not in SHARED_GPU]))
+        del os.environ["AV_EMULATED_DEVICES"]
+        compare_history(one, own, tolerance, f"{name}, {epochs} epochs, 3 ranks with a GPU each")
         os.environ["AV_EMULATED_ORDER"] = "descending"
         again = read(fit(folder, data, "again", 3, settings))
         del os.environ["AV_EMULATED_ORDER"]

@@ -338,6 +338,8 @@ av_emulated_counts av_emulate_counts(void) {
   counts.graphs = av_emulated_graphs();
   counts.played = av_emulated_played();
   counts.queued = av_emulated_host_launches();
+  counts.waits = av_emulated_waits(false);
+  counts.event_waits = av_emulated_waits(true);
   return counts;
 }
 

@@ -75,6 +75,8 @@ typedef struct av_emulated_counts {
   int64_t live;     /* blocks of device and pinned memory not yet freed */
   int64_t graphs;   /* cudaGraph_t and cudaGraphExec_t not yet destroyed */
   int64_t played;   /* launches of graphs; their kernels are counted above */
+  int64_t waits;    /* of the host for all of a stream, a copy or the device */
+  int64_t event_waits;
 } av_emulated_counts;
 /* Printed to stderr at the end, too, if the environment has AV_EMULATED_REPORT. */
 av_emulated_counts av_emulate_counts(void);

@@ -194,9 +194,11 @@ cudaError_t av_stream_queue(cudaStream_t stream, const av_stream_work *work, con
     }
   };
   const auto run_all = [=](cudaStream_t) {
+    av_emulated_works = true;
     while (!work->run(instance->data())) {
       sched_yield();
     }
+    av_emulated_works = false;
   };
   if (!captures) {
     enter();

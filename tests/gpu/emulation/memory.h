@@ -14,10 +14,12 @@ void av_emulated_check(const char *what, const void *at, size_t bytes);
 void av_emulated_static_shared(char **begin, char **end);
 
 extern const av_emulated_watch *av_emulated_watcher; /* NULL: nobody */
-extern int64_t av_emulated_clock;                    /* the device's: kernels and products so far */
+extern bool av_emulated_works;    /* a function that was queued runs: the program does not wait */
+extern int64_t av_emulated_clock; /* the device's: kernels and products so far */
 
 void av_emulated_set_error(cudaError_t error);
 int64_t av_emulated_live();
+int64_t av_emulated_waits(bool for_events); /* av_emulated_counts */
 /* A launch that an H100 takes. */
 bool av_emulated_fits(dim3 grid, dim3 block, size_t shared_bytes);
 /* Which of n that may all come next does, in the order of av_emulate_order. */

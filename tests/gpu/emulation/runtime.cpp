@@ -46,6 +46,8 @@ std::map<uintptr_t, Block> &blocks = *new std::map<uintptr_t, Block>;
 size_t used_bytes;
 size_t total_bytes = static_cast<size_t>(4) << 30;
 int capability = getenv("AV_EMULATED_MAJOR") != NULL ? atoi(getenv("AV_EMULATED_MAJOR")) : 9;
+int64_t waits = 0;
+int64_t event_waits = 0;
 const bool backwards = getenv("AV_EMULATED_CLOCK") != NULL;
 int devices = getenv("AV_EMULATED_DEVICES") != NULL ? atoi(getenv("AV_EMULATED_DEVICES")) : 1;
 int most_shared;
@@ -60,6 +62,7 @@ struct CUstream_st {
   std::vector<Pending> pending;
   Captured captured;
 };
+bool av_emulated_works = false;
 int64_t av_emulated_clock;
 
 struct CUevent_st {
@@ -241,6 +244,7 @@ cudaError_t queue_copy(void *to, const void *from, size_t n, cudaMemcpyKind kind
                        cudaStream_t stream) {
   if (!av_emulated_captures(stream_of(stream)->captured)) {
     cudaError_t error = cudaSuccess;
+    waits += !av_emulated_works && (is_pageable(to) || is_pageable(from));
     AV_TRY_CUDA(av_emulated_queue(
         stream, [&](cudaStream_t on) { error = copy(to, from, n, kind, stream_of(on)); }));
     return error;
@@ -302,6 +306,7 @@ cudaError_t release(void *memory, bool pinned) {
     return cudaSuccess;
   }
   complete_all();
+  ++waits;
   const auto found = blocks.find(reinterpret_cast<uintptr_t>(memory));
   if (found == blocks.end() || found->second.pinned != pinned) {
     return answer(cudaErrorInvalidValue);
@@ -320,8 +325,11 @@ cudaError_t release(void *memory, bool pinned) {
 
 void report() {
   const av_emulated_counts counts = av_emulate_counts();
-  fprintf(stderr, "emulation: %lld launches of kernels, %lld of graphs\n",
-          static_cast<long long>(counts.launches), static_cast<long long>(counts.played));
+  fprintf(stderr,
+          "emulation: %lld launches of kernels, %lld of graphs; the host waited %lld times, for "
+          "events %lld times\n",
+          static_cast<long long>(counts.launches), static_cast<long long>(counts.played),
+          static_cast<long long>(counts.waits), static_cast<long long>(counts.event_waits));
 }
 
 void at_exit(int status, void *) {
@@ -374,6 +382,8 @@ void av_emulated_check(const char *what, const void *at, size_t bytes) {
 
 void av_emulated_set_error(cudaError_t error) { last_error = error; }
 Captured &av_emulated_captured(cudaStream_t stream) { return stream_of(stream)->captured; }
+int64_t av_emulated_waits(bool for_events) { return for_events ? event_waits : waits; }
+
 int64_t av_emulated_live() { return static_cast<int64_t>(blocks.size()); }
 int av_emulated_most_shared() { return most_shared; }
 void av_emulate_memory(size_t bytes) { total_bytes = bytes; }
@@ -493,6 +503,7 @@ cudaError_t cudaDeviceGetPCIBusId(char *text, int length, int device) {
 }
 cudaError_t cudaDeviceSynchronize(void) {
   AV_TRY_CUDA(av_emulated_forbidden());
+  ++waits;
   complete_all();
   return cudaSuccess;
 }
@@ -536,6 +547,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   AV_TRY_CUDA(av_emulated_wait_stream(stream_of(stream)->captured));
+  ++waits;
   complete(stream_of(stream), UINT64_MAX);
   return cudaSuccess;
 }
@@ -577,6 +589,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   AV_TRY_CUDA(av_emulated_wait_event(event->captured));
+  ++event_waits;
   if (event->recorded && streams.count(event->stream) != 0) {
     complete(event->stream, event->ticket);
   }
@@ -621,6 +634,7 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *all_bytes) {
 }
 cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind) {
   AV_TRY_CUDA(av_emulated_unsafe());
+  ++waits;
   complete_default();
   return copy(to, from, bytes, kind, NULL);
 }
@@ -644,6 +658,7 @@ cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_
 cudaError_t cudaMemcpy2D(void *to, size_t to_pitch, const void *from, size_t from_pitch,
                          size_t width, size_t height, cudaMemcpyKind kind) {
   AV_TRY_CUDA(av_emulated_unsafe());
+  ++waits;
   complete_default();
   AV_TRY_CUDA(cudaMemcpy2DAsync(to, to_pitch, from, from_pitch, width, height, kind, NULL));
   complete_default();
