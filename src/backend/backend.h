@@ -347,8 +347,9 @@ struct av_backend {
   bool keeps_passes;
   int gpu_rows;
   double gpu_timeout;
-  size_t bytes[AV_KINDS];  /* of one element of each kind; set by open, as is the next */
+  size_t bytes[AV_KINDS];  /* of one element of each kind; set by open, as are the next two */
   bool queues;             /* operations return before they are done; who reads waits for all */
+  bool sums_in_turn;       /* a sum over ranks waits for all that were begun before it */
   av_gpu_use gpu;          /* cuda: memory of its device */
   void *state;             /* the backend's own */
   double *reads[AV_READS]; /* av_backend_read_begin's, oldest first; NULL: none */

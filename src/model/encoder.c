@@ -93,5 +93,6 @@ void av_encode_grad(av_vae *vae, const av_pass *p) {
   }
   av_activate_grad(vae, p, &layout->first, av_encoder_stack(vae, &layout->first), &vae->first, 0,
                    vae->dfirst);
+  av_begin_parts(vae, p->n_early); /* no sum is to come that would wait for them */
   first_layer_grad(vae, p);
 }

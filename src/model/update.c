@@ -1,5 +1,7 @@
 /* The gradient's way to the other ranks, in parts that start as soon as they are complete, and the
- * optimiser's step.
+ * optimiser's step. Where sums take turns, the decoder's part starts after the last sum of
+ * BatchNorm's moments, which would wait for it: beside the first layer's gradient, the longest
+ * operation left.
  *
  * Each rank receives the sum of its share of every part, updates those parameters, and passes them
  * on: the bytes of a sum to all ranks, 1/ranks of the optimiser's work, the same bits. */

@@ -255,7 +255,8 @@ static void step(av_vae *vae, const av_batch *batch, int64_t n_cells, av_draw dr
                      .training = true,
                      .draw = draw,
                      .kl_weight = kl_weight,
-                     .adam = at_once ? adam : NULL};
+                     .adam = at_once ? adam : NULL,
+                     .n_early = exchange ? vae->n_early : 0};
   av_pass encoding = p;
   encoding.training = !vae->frozen_encoder;
   const av_latent latent = av_latent_of(vae, &p, true);
@@ -263,8 +264,8 @@ static void step(av_vae *vae, const av_batch *batch, int64_t n_cells, av_draw dr
   be->ops->latent_draw(be, batch, &latent, vae->z_head, vae->l_head, vae->prior, vae->z, vae->l,
                        vae->losses);
   av_decode_train(vae, &p);
-  if (exchange) {
-    av_begin_parts(vae, vae->n_early);
+  if (!be->sums_in_turn) {
+    av_begin_parts(vae, p.n_early);
   }
   if (!vae->frozen_encoder) {
     be->ops->latent_grad(be, batch, &latent, vae->z_head, vae->l_head, vae->prior, vae->z, vae->dz,

@@ -69,6 +69,7 @@ typedef struct av_pass {
   av_draw draw;
   double kl_weight;
   const av_adam *adam; /* the first layer's weights may be updated with it at once; NULL: not */
+  int n_early;         /* parts of the gradient that are to be begun before the first layer's */
 } av_pass;
 
 /* Parts of the gradient (update.c): cuts them; starts the sums of the first n that are not under

@@ -194,6 +194,63 @@ static void test_ways(void **state) {
   }
 }
 
+/* ---- when ---- */
+
+/* Operations of a step: a sum to all ranks, one by shares, the first layer's gradient. */
+static char order_of[64];
+static const av_backend_ops *spied;
+
+static void note(char what) {
+  const size_t n = strlen(order_of);
+  assert_true(n + 1 < sizeof order_of);
+  order_of[n] = what;
+}
+static void spy_allreduce(av_backend *be, av_kind which, void *array, int64_t n) {
+  note('a');
+  spied->allreduce(be, which, array, n);
+}
+static void spy_share_begin(av_backend *be, av_kind which, void *array, int64_t n) {
+  note('s');
+  spied->share_begin(be, which, array, n);
+}
+static void spy_gradient(av_backend *be, const av_batch *batch, bool log1p, bool covariates,
+                         int64_t n, const av_real *dy, av_grad *dw, av_grad *dbias) {
+  note('g');
+  spied->sparse_linear_grad(be, batch, log1p, covariates, n, dy, dw, dbias);
+}
+
+/* The order of a step's operations up to the update's, if the gradient has two parts. */
+static const char *order_with(bool in_turn) {
+  const av_model_spec deep = rig_spec(false, AV_LIKELIHOOD_NB, AV_DISPERSION_GENE, false, 2, 1);
+  rig r;
+  rig_open(&r, &kind, &comm, deep, CELLS);
+  spied = r.be.ops;
+  av_backend_ops spy = *spied;
+  spy.allreduce = spy_allreduce;
+  spy.share_begin = spy_share_begin;
+  spy.sparse_linear_grad = spy_gradient;
+  r.be.ops = &spy;
+  r.be.sums_in_turn = in_turn;
+  av_vae_set_least_part(r.vae, 0);
+  rig_select(&r, PICKED, picked);
+  const av_adam adam = adam_of(1, 1e30); /* clipped: one rank makes all of the gradient */
+  memset(order_of, 0, sizeof order_of);
+  av_vae_train_step(r.vae, r.batch, PICKED, train_draw, 0.7, &adam);
+  r.be.ops = spied;
+  av_vae_update(r.vae, &adam);
+  rig_close(&r);
+  return order_of;
+}
+
+/* The decoder's part of the gradient is on its way beside as much as can be: the encoder's backward
+ * pass; or, where a sum would wait for it, the first layer's gradient. */
+static void test_order(void **state) {
+  (void)state;
+  /* six sums of BatchNorm's moments: forward, and back through the decoder; two of the encoder's */
+  assert_string_equal(order_with(false), "aaaaaasaags");
+  assert_string_equal(order_with(true), "aaaaaaaasgs");
+}
+
 /* ---- how much ---- */
 
 /* Operations and bytes that this rank should have counted. */
@@ -293,7 +350,8 @@ static void test_counts(void **state) {
 
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_cuts), cmocka_unit_test(test_shares),
-                                     cmocka_unit_test(test_ways), cmocka_unit_test(test_counts)};
+                                     cmocka_unit_test(test_ways), cmocka_unit_test(test_order),
+                                     cmocka_unit_test(test_counts)};
   if (argc != 2 || av_comm_create(&comm, &argc, &argv) != AV_OK) {
     return 1;
   }
