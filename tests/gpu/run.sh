@@ -5,12 +5,13 @@
 #
 #   tests/gpu/run.sh OUT [--bundle FOLDER | --build FOLDER] [--minutes 8] [--parts ops,speed]
 #     OUT       folder for gpu.jsonl (the record, a line for everything that was found), gpu.json and
-#               gpu.md (record and table, made of it after every line)
+#               gpu.md (record and table, made of it after every line); refused if it has a gpu.jsonl
 #     --bundle  what tests/gpu/bundle.sh made elsewhere, for a machine without MPI and HDF5
 #     --build   everything built here; default of both: the bundle that this lies in, or build/cuda or
 #               build/release of this source tree, the first with the cuda backend
 #     --parts   some of facts,ops,parity,sanitizer,speed
-#   tests/gpu/run.sh OUT --assemble FILE.jsonl...    gpu.json and gpu.md of what such runs have left
+#   tests/gpu/run.sh OUT --assemble FILE.jsonl...    gpu.json and gpu.md of what such runs have left, each
+#             in a folder of its own, with the same program on GPUs of the same name
 #
 # It can be ended at any time: what has been found is in OUT, and the table says what is missing. Needs
 # python3 with numpy and h5py; PyTorch and scipy for the comparison. Changes no setting of the GPU.

@@ -2,6 +2,7 @@
 import argparse
 import os
 import platform
+import shlex
 import shutil
 import signal
 import sys
@@ -49,15 +50,18 @@ class Session:
         version = command.run([self.programs.atlasvi, "--version"], 60)
         if version.status != 0:
             sys.exit("%s does not run: %s" % (self.programs.atlasvi, version.text or version.cut))
-        self.version = version.text
-        self.journal = journal.Journal(options.out, self.assemble)
+        try:
+            self.journal = journal.Journal(options.out, self.assemble)
+        except FileExistsError as fault:
+            sys.exit("run.sh: there is a record of a session in %s: name another folder, and --assemble makes one "
+                     "table of both" % fault.filename)
         self.journal.put("start", atlasvi=" ".join(version.text.splitlines()[0].split()),
-                         device=self.device, no_device=self.no_device, minutes=options.minutes,
+                         version=version.text, device=self.device, no_device=self.no_device, minutes=options.minutes,
                          stand_in=bool(options.stand_in), short=options.short,
                          parts=options.parts)
 
     def assemble(self, lines):
-        table.write(self.options.out, journal.assemble(lines))
+        table.write(self.options.out, journal.assemble([lines]))
 
     # --- time ------------------------------------------------------------------------------------
     def left(self):
@@ -87,6 +91,10 @@ class Session:
         self.journal.put("left_out", part=part, name=name, why=why, lacking=lacking)
         print("  left out  %s: %s" % (name, why), flush=True)
 
+    def done(self, part, name):
+        """What would be left out by this name is not."""
+        self.journal.put("done", part=part, name=name)
+
     # --- counts -----------------------------------------------------------------------------------
     @property
     def words_of_maker(self):
@@ -101,8 +109,9 @@ class Session:
         steps = []
         for n in genes:
             path = os.path.join(self.folder, "%d-genes.h5ad" % n)
-            steps.append("'%s' simulate '%s.part' cells=%d genes=%d && mv '%s.part' '%s'" % (
-                self.programs.atlasvi, path, self.cells_of(n), n, path, path))
+            atlasvi, half, whole = map(shlex.quote, (self.programs.atlasvi, path + ".part", path))
+            steps.append("%s simulate %s cells=%d genes=%d && mv %s %s" % (
+                atlasvi, half, self.cells_of(n), n, half, whole))
             self.making[n] = path
         with open(self.words_of_maker, "w") as words, command.undisturbed():
             self.maker = command.start(["bash", "-c", " && ".join(steps)], words)
@@ -112,7 +121,7 @@ class Session:
         while not os.path.exists(path):
             if self.part_left() < 1 or self.maker.poll() not in (None, 0):
                 with open(self.words_of_maker) as words:
-                    raise OSError("%s has not been simulated: %s" % (path, words.read()[-2000:]))
+                    raise speed.NoFile("its file has not been simulated: " + " ".join(words.read().split())[-300:])
             time.sleep(0.05)
         return path
 
@@ -129,7 +138,6 @@ def first_line(argv):
 
 def facts(session):
     put = lambda name, value: session.journal.put("fact", name=name, value=value)
-    put("version", session.version)
     put("cpu", "%d cores, %s" % (len(os.sched_getaffinity(0)), speed_of_cpu()))
     put("system", "%s, %s, Python %s" % (platform.platform(), " ".join(platform.libc_ver()),
                                          platform.python_version()))
@@ -220,14 +228,9 @@ def find_programs(options):
              "--preset cuda`, or name a place with --build or --bundle" % (" or ".join(BUILDS), tree))
 
 
-def lacking(session):
-    """How much of what was asked for is not there, for want of time or of a tool."""
-    return sum(line["lacking"] for line in journal.of(session.journal.lines, "left_out")) + \
-        sum(line["status"] == "cut" for line in journal.of(session.journal.lines, "check"))
-
-
 def status_of(session):
-    lines, lacks = session.journal.lines, lacking(session)
+    lines = session.journal.lines
+    lacks = journal.lacking([lines])
     checks_made = journal.of(lines, "check")
     failed = [line for line in checks_made if line["status"] == "failed"
               or (line["status"] == "cut" and line["part"] == "ops")]  # what hangs is not well
@@ -252,7 +255,11 @@ def leave(number, _):
 def main():
     options = options_of(sys.argv[1:])
     if options.assemble:
-        table.write(options.out, journal.assemble(journal.read(options.assemble)))
+        try:
+            os.makedirs(options.out, exist_ok=True)
+            table.write(options.out, journal.assemble([journal.read(path) for path in options.assemble]))
+        except (OSError, ValueError) as fault:
+            sys.exit("run.sh: nothing was assembled: %s" % fault)
         return 0
     for number in command.SIGNALS:
         signal.signal(number, leave)
@@ -261,7 +268,7 @@ def main():
     try:
         session = Session(options, folder)
         run_parts(session)
-        end(session, "incomplete" if lacking(session) else "complete")
+        end(session, "incomplete" if journal.lacking([session.journal.lines]) else "complete")
         return status_of(session)
     except SystemExit as fault:
         if session is None:

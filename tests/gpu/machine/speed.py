@@ -29,6 +29,10 @@ WAYS = [(latents, minibatch) for latents in (10, 30, 64) for minibatch in (128, 
 WAY_STEPS = 100
 
 
+class NoFile(Exception):
+    """There is no file to measure with."""
+
+
 class GpuPrograms(Programs):
     """Ours, with every run limited in time."""
 
@@ -201,16 +205,17 @@ class Speed:
     def kernels(self, case):
         path = os.path.join(self.session.folder, "activity")
         line = {"model": case.model, "minibatch": case.minibatch, "genes": case.genes}
+        epochs = 1 + min(3, self.epochs_of(case))
+        settings = self.settings(case, epochs)
         environment = {"CUDA_INJECTION64_PATH": self.session.programs.activity,
                        "ATLASVI_ACTIVITY": path}
         os.environ.update(environment)  # what we start hands it on
-        epochs = 1 + min(3, self.epochs_of(case))
         # as it is; and where a graph's kernels are not recorded one by one, without graphs
         for more in [{}, {"runtime.cuda_graphs": "no"}]:
             line["graphs"] = not more
             line.pop("error", None)
             try:
-                events = self.programs.ours({**self.settings(case, epochs), **more})["events"]
+                events = self.programs.ours({**settings, **more})["events"]
                 line.update(traced_cells_per_second=part.our_rate(events),
                             **activity.analyse(path, epochs))
                 break
@@ -247,6 +252,7 @@ class Speed:
         made = [visit(case) for case in first]
         if os.path.exists(self.session.programs.activity) and self.session.device is not None:
             made += [trace(case) for case in first]
+            self.session.done("speed", "time per kernel and busy share")
         else:
             self.session.leave_out("speed", "time per kernel and busy share", "no records of the "
                                    "GPU's activity: CUPTI was not there when this was built"
@@ -274,17 +280,24 @@ class Speed:
         if not self.has_torch:
             self.session.leave_out("speed", "the training step in PyTorch",
                                    "%s has no torch and scipy" % sys.executable)
+        else:
+            self.session.done("speed", "the training step in PyTorch")
         seen = {}
         try:
             for kind, words, guess, job in self.jobs():
                 again = seen.get(words, 0)
                 seen[words] = again + 1
+                name = words if again == 0 else "%s, round %d" % (words, again + 1)
                 if self.session.part_left() < 1.2 * self.took.get(kind, guess):
-                    name = words if again == 0 else "%s, round %d" % (words, again + 1)
                     self.session.leave_out("speed", name, "out of time", lacking=again == 0)
                     continue
                 began = time.monotonic()
-                job()
+                try:
+                    job()
+                except (NoFile, OSError) as fault:
+                    self.session.leave_out("speed", name, str(fault), lacking=again == 0)
+                    continue
+                self.session.done("speed", name)
                 self.took[kind] = time.monotonic() - began
                 print("  %-50s %5.1f s" % (words, self.took[kind]), flush=True)
         finally:

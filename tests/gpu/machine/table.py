@@ -47,6 +47,8 @@ def header(record):
     lines = ["; ".join(words) + ".", ""]
     if scope(record):
         lines += [scope(record), ""]
+    if record["sessions"] > 1:
+        lines += ["Of %d sessions on GPUs of this name." % record["sessions"], ""]
     end = record["end"]
     if end is None or end["how"] != "complete":
         lines += ["The session was %s: what follows is not all." % (
