@@ -5,10 +5,11 @@
 #   tests/gpu/bundle.sh OUT [--build FOLDER] [--no-archive] [PROGRAM...]
 #     OUT           a new folder; OUT.tar.xz beside it is the same, packed
 #     --build       where everything has been built (default: build/cuda or build/release, the first
-#                   with the cuda backend)
+#                   with the cuda backend); with -DATLASVI_CUDA_ARCHITECTURES=90, the other machine's
+#                   alone, the bundle is the smaller
 #     --no-archive  leave OUT.tar.xz out
 #     PROGRAM       more programs of any kind
-#   On the other machine:
+#   On the other machine, after tar -xf OUT.tar.xz (which needs xz) or python3 -m tarfile -e OUT.tar.xz:
 #     OUT/bin/atlasvi ...                      as ever; so are OUT/bin/mpirun and the gpu_device tests
 #     OUT/tests/gpu/run.sh RESULTS
 #
@@ -18,9 +19,10 @@ set -euo pipefail
 
 source_tree=$(cd "${BASH_SOURCE[0]%/*}/../.." && pwd)
 left_there='^(linux-vdso|ld-linux|lib(c|m|pthread|rt|dl|resolv|util|mvec|stdc[+][+]|gcc_s)[.-]'
-left_there+='|lib(cuda|cudart|cublas|cublasLt|nccl|nvidia-ml)[.-])'
+left_there+='|lib(cuda|nvidia-ml)[.-])'
+cuda='^lib(cudart|cublas|cublasLt|nccl)[.-]'
 
-usage() { sed -n '5,10s/^#   \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 64; }
+usage() { sed -n '5,11s/^#   \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 64; }
 stop() { echo "bundle.sh: $1" >&2; exit "${2-69}"; }
 
 out='' build='' archive=yes more=()
@@ -41,11 +43,13 @@ done
 with \`cmake --preset cuda && cmake --build --preset cuda\`, or name a folder with --build" 66
 [ ! -e "$out" ] || stop "$out is there already: name a new folder" 73
 
-# Copies the libraries behind a file, each once; stops where one of them is not found.
+# Copies the libraries behind a file, each once; stops where one of them is not found. Those that the other
+# machine has to have of CUDA and NCCL are listed in OUT/needed, by the very names that are looked for.
 take_libraries() { # FILE
   local name path
   while read -r name path; do
-    if [[ $name =~ $left_there || -e $out/lib/$name ]]; then continue; fi
+    if [[ $name =~ $cuda ]] && ! grep -qxF "$name" "$out/needed"; then echo "$name" >>"$out/needed"; fi
+    if [[ $name =~ $left_there || $name =~ $cuda || -e $out/lib/$name ]]; then continue; fi
     [ "$path" != not ] || stop "$1 needs $name, which is not found here" 66
     cp -L "$path" "$out/lib/$name"
     strip --strip-unneeded "$out/lib/$name" 2>/dev/null || true # not every library lets itself be
@@ -103,6 +107,7 @@ take_mpi() {
 # --- everything -------------------------------------------------------------------------------------
 mkdir -p "$out"/{bin,lib,programs,tests/gpu}
 out=$(cd "$out" && pwd)
+: >"$out/needed"
 cp "$source_tree/tests/gpu/bundle_run.sh" "$out/run"
 take "$build/src/atlasvi" "$out/programs"
 take "$build/src/libatlasvi_cuda.so" "$out/programs"
@@ -124,6 +129,7 @@ done
 find "$out/tests" -name __pycache__ -prune -exec rm -r {} +
 du -sh "$out"
 if [ $archive = yes ]; then
-  tar -C "${out%/*}" -c "${out##*/}" | xz -T 0 >"$out.tar.xz"
+  # The programs hold the same kernels, many MB of them: a dictionary that reaches from one to the next.
+  tar -C "${out%/*}" --sort=name -c "${out##*/}" | xz --lzma2=preset=6,dict=128MiB >"$out.tar.xz"
   du -h "$out.tar.xz"
 fi
