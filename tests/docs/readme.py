@@ -20,7 +20,7 @@ REPORTS = [("speed", "bench.md", ["Training speed", "Share of the floor", "Time 
            ("genes", "bench_10000.md", ["Training speed", "Share of the floor"]),
            ("reading", "reading.md", ["Reading"]),
            ("memory", "memory.md", ["Memory"]),
-           ("gpu", "gpu.md", ["Training on a GPU", "Precision"]),
+           ("gpu", "gpu.md", ["Training on a GPU", "Precision", "Checks on the device"]),
            ("inference", "inference.md", ["Inference and writing"]),
            ("host", "host.md", ["What scvi-tools takes of its host"]),
            ("roofline", "roofline.md", ["Least and expected time of an epoch", "Beside scvi-tools on such a GPU"])]
@@ -88,19 +88,20 @@ def rows_without_answer(text):
 
 
 def sections(text, names):
-    """The first line of a report, and its sections with these headings, one level down."""
-    lines = text.splitlines()
-    found = {}
-    for line in lines:
+    """What a report says before its first section, and its sections with these headings, one level down."""
+    head, found = [], {}
+    for line in text.splitlines():
         if line.startswith("## "):
             name = line[3:].split(",")[0]
             found[name] = []
         if found:
             found[name].append("#" + line if line.startswith("#") else line)
+        else:
+            head.append(line)
     missing = [name for name in names if name not in found]
     if missing:
         sys.exit("a report of tests/bench has no section " + ", ".join(missing))
-    return "\n".join([lines[0], ""] + sum((found[name] for name in names), [])) + "\n"
+    return "\n".join(head + sum((found[name] for name in names), [])) + "\n"
 
 
 def report_path(name):
