@@ -350,7 +350,9 @@ static const av_test_kind kinds[] = {{AV_LIKELIHOOD_NB, GENE, 10, true, false, f
                                      {AV_LIKELIHOOD_NB, BATCH, 33, true, true, false},
                                      {AV_LIKELIHOOD_NB, GENE, 24, true, false, false},
                                      {AV_LIKELIHOOD_POISSON, GENE, 29, true, false, false},
-                                     {AV_LIKELIHOOD_ZINB, BATCH, 40, true, false, true}};
+                                     {AV_LIKELIHOOD_ZINB, BATCH, 40, true, false, true},
+                                     {AV_LIKELIHOOD_ZINB, GENE, 18, false, false, false},
+                                     {AV_LIKELIHOOD_NB, CELL, 10, true, true, false}};
 
 static void against_reference(void **state) {
   (void)state;

@@ -107,7 +107,7 @@ static void check_sparse_size(av_twin *twin, int64_t n, bool log1p_input, bool c
 }
 
 static void check_sparse(av_twin *twin) {
-  const int64_t widths[] = {1, 10, 37, 128, 256};
+  const int64_t widths[] = {1, 10, 37, 128, 256, 12};
   for (size_t w = 0; w < sizeof widths / sizeof *widths; ++w) {
     if (twin->dataset.n_genes > 10000 && widths[w] > 40) {
       continue;

@@ -69,6 +69,7 @@ static void on_genes(int64_t genes, int columns, bool covariates, av_count_kind 
     check_layer(&twin, used[u], 36, u % 2 == 0,
                 covariates); /* the last slice has columns to spare */
     check_layer(&twin, used[u], 8, u % 2 != 0, false);
+    check_layer(&twin, used[u], 4, u % 2 == 0, false); /* one slice of all columns */
     check_layer(&twin, used[u], 200, true, false); /* groups have more cells than a block warps */
     check_layer(&twin, used[u], 9, true, covariates); /* no slices: rows do not lie on 16 bytes */
   }
