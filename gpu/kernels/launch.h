@@ -10,12 +10,12 @@
 #include <cuda_runtime.h>
 
 #ifdef AV_EMULATED
-#define AV_LAUNCH(kernel, grid, block, shared, stream, ...)                              \
-  do {                                                                                   \
-    const dim3 av_grid_ = (grid);                                                        \
-    if (av_grid_.x > 0 && av_grid_.y > 0) {                                              \
-      av_emulate(#kernel, av_grid_, (block), (shared), (stream), kernel, ##__VA_ARGS__); \
-    }                                                                                    \
+#define AV_LAUNCH(kernel, grid, block, shared, stream, ...)                                      \
+  do {                                                                                           \
+    const dim3 av_grid_ = (grid);                                                                \
+    if (av_grid_.x > 0 && av_grid_.y > 0) {                                                      \
+      av_emulate<kernel>(#kernel, av_grid_, (block), (shared), (stream), kernel, ##__VA_ARGS__); \
+    }                                                                                            \
   } while (0)
 #else
 #define AV_LAUNCH(kernel, grid, block, shared, stream, ...)               \

@@ -10,6 +10,7 @@
 #include <memory>
 #include <string.h>
 #include <tuple>
+#include <typeinfo>
 
 #define __global__
 #define __device__
@@ -43,10 +44,26 @@ void av_emulate_launch(const char *name, dim3 grid, dim3 block, size_t shared_by
  * have the function that answers, roofline/played.cpp does. */
 typedef void (*av_emulated_play)(void *const *arguments);
 __attribute__((weak)) av_emulated_play av_emulated_instead(void (*kernel)());
+/* A kernel that launches of the program name, one for each instance of a template, known before
+ * main: whether a thread has run it (AV_EMULATED_RAN, emulate.h). */
+struct av_emulated_instance {
+  const char *file, *type; /* what was compiled, and the mangled name of its av_emulated_known */
+  bool ran;
+  const av_emulated_instance *before;
+  av_emulated_instance(const char *of_file, const char *known_as);
+};
+template <auto KERNEL>
+struct av_emulated_known {
+  static av_emulated_instance instance;
+};
+template <auto KERNEL>
+av_emulated_instance av_emulated_known<KERNEL>::instance(__BASE_FILE__,
+                                                         typeid(av_emulated_known).name());
 /* A kernel with its arguments as they are now: what the caller has is another copy. */
 template <typename... P>
 struct av_emulated_kernel {
   void (*kernel)(P...);
+  av_emulated_instance *instance;
   av_emulated_play instead;
   std::tuple<P...> arguments;
   static void body(void *self) {
@@ -59,6 +76,7 @@ struct av_emulated_kernel {
           },
           mine->arguments);
     } else {
+      mine->instance->ran = true;
       std::apply(mine->kernel, mine->arguments);
     }
   }
@@ -67,7 +85,7 @@ template <typename T>
 struct av_as_it_is {
   typedef T type;
 };
-template <typename... P>
+template <auto KERNEL, typename... P>
 static inline void av_emulate(const char *name, dim3 grid, dim3 block, size_t shared_bytes,
                               cudaStream_t stream, void (*kernel)(P...),
                               typename av_as_it_is<P>::type... arguments) {
@@ -75,8 +93,8 @@ static inline void av_emulate(const char *name, dim3 grid, dim3 block, size_t sh
   const av_emulated_play instead = av_emulated_instead == NULL
                                        ? NULL
                                        : av_emulated_instead(reinterpret_cast<void (*)()>(kernel));
-  const auto kept =
-      std::make_shared<Kernel>(Kernel{kernel, instead, std::tuple<P...>(arguments...)});
+  const auto kept = std::make_shared<Kernel>(Kernel{kernel, &av_emulated_known<KERNEL>::instance,
+                                                    instead, std::tuple<P...>(arguments...)});
   av_emulate_launch(name, grid, block, shared_bytes, stream, Kernel::body, kept);
 }
 void *av_emulated_shared(void);

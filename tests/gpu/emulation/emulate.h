@@ -81,6 +81,10 @@ typedef struct av_emulated_counts {
 /* Printed to stderr at the end, too, if the environment has AV_EMULATED_REPORT. */
 av_emulated_counts av_emulate_counts(void);
 
+/* With AV_EMULATED_RAN=FOLDER in the environment a program that ends by itself writes a file there:
+ * a line for each kernel of its launches, one for each instance of a template, with `ran` or
+ * `never`, its source file and its name (instances.cpp; ../instances.py reads them). */
+
 /* Somebody who is told of all that the device does, when it does it. Matrices of a product are of
  * `columns` columns, each of `rows` floats, `stride` apart. */
 typedef struct av_emulated_matrix {
