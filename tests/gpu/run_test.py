@@ -194,7 +194,8 @@ def unsound(folder, build, stand_in):
     cannot work that is no fault of the program."""
     path = with_sanitizer(folder, """
   memcheck) case $* in *gpu_device_*) echo "========= ERROR SUMMARY: 0 errors"; exit 1 ;; esac ;;
-  racecheck) echo "========= RACECHECK SUMMARY: 1 hazard displayed (1 error, 0 warnings)" ;;
+  racecheck) echo "========= Unable to say where"
+    echo "========= RACECHECK SUMMARY: 1 hazard displayed (1 error, 0 warnings)" ;;
   synccheck) echo "========= Error: Device not supported. Please refer to the documentation"
     echo "========= ERROR SUMMARY: 0 errors" ;;
   initcheck) echo "========= Uninitialized __global__ memory read of size 4 bytes"
@@ -234,7 +235,7 @@ def without_files(folder, build, stand_in):
     print("without files: 75, and all that they were for is named")
 
 
-def session(out, name, *lines, how="complete", gpu="a GPU", version="this"):
+def session(out, name, *lines, how="complete", gpu="a GPU", version="revision this\nBLAS of its CPU"):
     """A record with these lines."""
     path = os.path.join(out, name + ".jsonl")
     gpu = {"name": gpu, "multiprocessors": 1, "bytes": 10 ** 9, "driver_cuda": "13.0"}
@@ -265,7 +266,7 @@ def assembled(folder):
 
     first = session(out, "first", checked("a"), checked("b", "cut"), out_of_time("c"), out_of_time("d"),
                     how="incomplete")
-    some = session(out, "some", checked("b"), checked("c"))
+    some = session(out, "some", checked("b"), checked("c"), version="revision  this\nBLAS of another CPU")
     rest = session(out, "rest", {"kind": "done", "part": "ops", "name": "d"}, checked("e"))
     late = session(out, "late", out_of_time("c"), how="incomplete")
     others = session(out, "others", checked("c"), checked("d"))
@@ -283,7 +284,7 @@ def assembled(folder):
         expect(("what follows is not all" in table) == (how != "complete"), "the table of %s" % paths, table)
         expect(("Of %d sessions" % len(paths) in table) == (len(paths) > 1), "how many sessions", table)
     for more, words in (({"gpu": "another GPU"}, "different GPUs: a GPU, another GPU"),
-                        ({"version": "that"}, "different programs: that, this")):
+                        ({"version": "revision that"}, "different programs: revision that, revision this")):
         told = assemble(first, session(out, "unlike", checked("c"), **more))
         expect(words in str(told), "no word of %s" % words, str(told))
     with open(os.path.join(out, "none.jsonl"), "w"):

@@ -14,9 +14,11 @@ OPS = ["fold", "ops", "decode", "extremes"]
 # not under the sanitizer, which is slow
 MORE_OPS = ["staged", "sliced", "large", "staged_ops", "windows", "passes"]
 # What compute-sanitizer says of a fault, and where it cannot work.
-FOUND = re.compile(r"=+ (?:(?:Error|Warning): )?((?:Invalid|Uninitialized|Race|Barrier error|Potential).*)")
-UNABLE = re.compile(r"=+ (?:Error: )?((?:Device not supported|Failed to initialize|Unable to|No attachable process|"
-                    r"Internal Sanitizer Error|Target application terminated before first).*)")
+FOUND = re.compile(r"=+ (?:(?:Error|Warning): )?((?:Invalid|Uninitialized|Race|Barrier error|Potential|Program hit|"
+                   r"Leaked).*)")
+UNSUITED = re.compile(r"=+ (?:Error: )?(Device not supported.*)")
+UNABLE = re.compile(r"=+ (?:Error: )?((?:Failed to initialize|Unable to|No attachable process|"
+                    r"Internal Sanitizer Error).*)")
 
 
 class OutOfTime(Exception):
@@ -105,8 +107,10 @@ def small_run(session, name, settings):
     ini = os.path.join(session.folder, "sanitizer-%s.ini" % name)
     data = os.path.join(session.folder, "sanitizer.h5ad")
     if not os.path.exists(data):
-        command.run([session.programs.atlasvi, "simulate", data, "cells=%d" % UNEVEN[0],
-                     "genes=%d" % UNEVEN[1], "factors=2", "batches=2"], 30)
+        made = command.run([session.programs.atlasvi, "simulate", data, "cells=%d" % UNEVEN[0],
+                            "genes=%d" % UNEVEN[1], "factors=2", "batches=2"], 30)
+        if made.status != 0:
+            raise OSError("its file has not been simulated: %s" % made.last)
     with open(ini, "w") as file:
         file.write("[data]\ninput = %s\nbatch_key = batch\n[model]\nn_hidden = 12\nn_latent = 3\n"
                    "[train]\nmax_epochs = 2\nn_epochs_kl_warmup = 1\nbatch_size = %d\n"
@@ -117,16 +121,18 @@ def small_run(session, name, settings):
 
 def judged(each, result, limit):
     """(status, note) of a command under a tool: one that passed has ended well, and the tool says that
-    it found nothing. The status is None where the tool cannot work."""
-    found, unable = FOUND.search(result.text), UNABLE.search(result.text)
-    if unable and not found:
-        return None, unable.group(1)
+    it found nothing. The status is None where the tool cannot work, and has found nothing either."""
+    found = FOUND.search(result.text)
     if result.cut:
         return "cut", "no end in %.0f s; %s" % (limit, found.group(1) if found else "no error until then")
     good = "RACECHECK SUMMARY: 0 hazards" if each == "racecheck" else "ERROR SUMMARY: 0 errors"
     summaries = re.findall(r"=+ ?((?:ERROR|RACECHECK) SUMMARY: .*)", result.text)
+    clean = bool(summaries) and summaries[-1].startswith(good)
+    unable = UNSUITED.search(result.text) or (None if summaries else UNABLE.search(result.text))
+    if unable and not found and (clean or not summaries):
+        return None, unable.group(1)
     note = summaries[-1] if summaries else "the tool has not said how many errors there are"
-    if result.status == 0 and note.startswith(good):
+    if result.status == 0 and clean:
         return "passed", note
     return "failed", note + "\n" + result.text[-1500:]
 
@@ -137,8 +143,12 @@ def sanitizer(session):
         session.leave_out("sanitizer", "compute-sanitizer", "not on this machine")
         return
     session.done("sanitizer", "compute-sanitizer")
-    runs = [("training, " + name, small_run(session, name, settings))
-            for name, settings in load(session.programs).MODELS.items()]
+    runs = []
+    for name, settings in load(session.programs).MODELS.items():
+        try:
+            runs += [("training, " + name, small_run(session, name, settings))]
+        except OSError as fault:
+            session.leave_out("sanitizer", "training, " + name, str(fault))
     jobs = [(each, run) for run in runs for each in TOOLS]
     jobs.sort(key=lambda job: TOOLS.index(job[0]))
     jobs += [(each, ("gpu_device_" + name, [session.programs.itself("gpu_device_" + name)]))

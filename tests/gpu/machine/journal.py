@@ -12,7 +12,7 @@ import statistics
 import device
 
 NAME = "gpu.jsonl"
-
+STARTED = {"atlasvi", "version", "device", "short", "stand_in"}
 
 class Journal:
     def __init__(self, folder, after_each):
@@ -40,8 +40,8 @@ def read(path):
                 lines.append(json.loads(text))
             except ValueError:
                 continue
-    if not of(lines, "start"):
-        raise ValueError("%s is no record of a session" % path)
+    if not of(lines, "start") or not STARTED <= of(lines, "start")[0].keys():
+        raise ValueError("%s is no record of a session, or one of an earlier script" % path)
     return lines
 
 
@@ -110,11 +110,17 @@ def end_of(journals):
             "seconds": sum(end["seconds"] for end in ends)}
 
 
+def program(start):
+    """What was built, of all that `atlasvi --version` says: the rest is the machine's."""
+    return "; ".join(" ".join(line.split()) for line in start["version"].splitlines()
+                     if line.startswith(("atlasvi ", "revision ", "compiler ", "build ")))
+
+
 def alike(journals):
     """ValueError where they are not of one program on one kind of GPU: no table may mix them."""
     starts = [of(lines, "start")[0] for lines in journals]
     for what, value in (("GPUs", lambda start: start["device"]["name"] if start["device"] else "none"),
-                        ("programs", lambda start: start["version"]),
+                        ("programs", program),
                         ("sizes", lambda start: "short" if start["short"] else "whole"),
                         ("modules", lambda start: "a stand-in" if start["stand_in"] else "the cuda backend")):
         values = sorted(set(map(value, starts)))
