@@ -154,7 +154,6 @@ static av_status gpu_open(av_backend *be) {
   be->bytes[AV_GRAD] = sizeof(float);
   be->bytes[AV_SUM] = sizeof(double);
   be->queues = true;
-  be->sums_in_turn = be->comm->size > 1 && !be->sums_by_mpi; /* NCCL's */
   av_gpu *gpu = av_calloc(1, sizeof *gpu);
   be->state = gpu;
   av_status status = gpu != NULL ? AV_OK : av_fail(AV_NOMEM, "out of memory (GPU)");

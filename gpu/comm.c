@@ -142,6 +142,7 @@ av_status av_gpu_ranks_open(av_backend *be, struct av_gpu_ranks **ranks) {
   }
   if (status == AV_OK) {
     *ranks = made;
+    be->sums_in_turn = made->nccl != NULL;
   } else if (made != NULL) {
     free_own(made);
   }

@@ -30,8 +30,8 @@
 struct av_gpu_ranks;
 
 /* After the device and av_gpu.stream are there; be->sums_by_mpi chooses, and be->gpu_timeout is
- * the time-out. *ranks is NULL for a rank alone. All ranks get the same status, or the run ends.
- * Collective. */
+ * the time-out. *ranks is NULL for a rank alone; be->sums_in_turn is set: NCCL's are. All ranks get
+ * the same status, or the run ends. Collective. */
 av_status av_gpu_ranks_open(av_backend *be, struct av_gpu_ranks **ranks);
 /* Waits a little for what is queued. False, after a warning: NCCL did not end, and nobody may wait
  * for the GPU any more; what lies there is left to the process's end. NULL is nothing to free.

@@ -116,7 +116,8 @@ static int64_t own_within(const av_order *order, const int64_t *shard_cells, dou
   return most;
 }
 
-/* ... and as the others leave. */
+/* ... and as the others leave, of which cells with the same keys as the first and the last may not
+ * be among the n: for these, too, something is taken off before rounding down. */
 static int64_t left_within(const av_order *order, const int64_t *shard_cells, int64_t n,
                            double length) {
   for (int64_t v = 0; v < order->n_shards; ++v) {

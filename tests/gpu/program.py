@@ -79,19 +79,16 @@ def graphs(folder):
 
 
 def waits(folder):
-    """The host waits for nothing within an epoch, but now and then for a minibatch that it has queued long ago: as
-    often with twice as many steps."""
+    """The host waits for nothing within an epoch but for minibatches that it has queued some steps ago: as often
+    with twice as many steps."""
     found = []
     for size in (36, 18, 9):
         errors = run(folder, ["train.max_epochs=4", f"train.batch_size={size}", "runtime.gpu_rows=never"],
                      {"AV_EMULATED_REPORT": "1"})[1]
-        counted = re.findall(r"the host waited (\d+) times, for events (\d+) times", errors)
-        assert len(counted) == 2, errors
-        found += [[int(n) for n in counted[0]]]
-    steps = [4 * 3, 4 * 6, 4 * 12]
-    assert found[0][0] == found[1][0] == found[2][0] > 4, found
-    more = [(b[1] - a[1]) / (m - n) for a, b, n, m in zip(found, found[1:], steps, steps[1:])]
-    assert all(0 <= of_a_step <= 1 for of_a_step in more), (found, more)
+        counted = re.findall(r"the host waited (\d+) times, for new events (\d+) times", errors)
+        assert len(counted) == 2 and int(counted[0][0]) > 4, errors
+        found += [counted]
+    assert found[0] == found[1] == found[2], found
 
 
 def old_gpus(folder):

@@ -339,7 +339,7 @@ av_emulated_counts av_emulate_counts(void) {
   counts.played = av_emulated_played();
   counts.queued = av_emulated_host_launches();
   counts.waits = av_emulated_waits(false);
-  counts.event_waits = av_emulated_waits(true);
+  counts.new_waits = av_emulated_waits(true);
   return counts;
 }
 

@@ -38,6 +38,7 @@ static void open_way(const way *w) {
   traffic = (av_traffic){0};
   comm.traffic = &traffic;
   assert_int_equal(rig_open(&r, &comm, w->through_mpi, PATIENCE), AV_OK);
+  assert_true(r.be.sums_in_turn == (comm.size > 1 && !w->through_mpi));
 }
 
 static void close_way(void) {
