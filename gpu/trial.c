@@ -39,7 +39,7 @@ av_status av_gpu_trial_create(const av_backend *be, av_gpu_trial **trial) {
   }
   *trial = av_calloc(1, sizeof **trial);
   AV_TRY_ALLOC(*trial);
-  (*trial)->taken = AV_GPU_DECODE_NO_ROWS;
+  (*trial)->taken = av_gpu_trial_untried(be);
   return AV_OK;
 }
 

@@ -96,13 +96,13 @@ void av_order_begin(av_order *order, const av_order_epoch *epoch) {
   memset(order->to, 0, (size_t)order->n_shards * sizeof *order->to);
 }
 
-/* Of the cells that a shard has in a stretch of keys, if these are rounded: 1e9 cells x 1e-16. */
-#define KEYS_ROUNDED 1e-6
-
 /* The one expression for keys: ties between shards depend on how it rounds. */
 static inline double key_of(int64_t cell, double offset, double cells) {
   return ((double)cell + offset) / cells;
 }
+
+/* By what rounding moves keys, in cells of their shard: 1e9 cells x 1e-16, and more. */
+#define KEYS_ROUNDED 1e-6
 
 /* Keys of a shard are 1 / n_v apart, so that a stretch of the key axis of a given length, both ends
  * in it, has n_v length of them rounded down, or one more. Of n cells in a row, that span such a

@@ -28,8 +28,7 @@ struct av_sampler {
   const int8_t *of;   /* of each local row: the split's, borrowed */
   int64_t *own_start; /* (n_own + 1) into own_rows */
   int64_t *own_rows;  /* local rows of the training cells, shard after shard */
-  int64_t n_own_rows;
-  int64_t max_rows; /* of a minibatch */
+  int64_t max_rows;   /* of a minibatch */
   /* the epoch under way */
   double *offset; /* (n_shards) u_v */
   av_order *order;
@@ -88,17 +87,18 @@ static int64_t list_shard(const av_sampler *sampler, int64_t v, int64_t at) {
 
 /* Lists this rank's training rows by shard and counts them. */
 static void list_rows(av_sampler *sampler, const av_dataset *dataset, const av_split *split) {
+  int64_t at = 0;
   sampler->of = split->of;
   for (int64_t v = 0; v <= sampler->n_own; ++v) {
     sampler->own_first[v] =
         av_shard_first(&dataset->partition, sampler->first_shard + v) - dataset->first;
   }
   for (int64_t v = 0; v < sampler->n_own; ++v) {
-    sampler->own_start[v] = sampler->n_own_rows;
-    sampler->n_own_rows = list_shard(sampler, v, sampler->n_own_rows);
-    sampler->shard_cells[sampler->first_shard + v] = sampler->n_own_rows - sampler->own_start[v];
+    sampler->own_start[v] = at;
+    at = list_shard(sampler, v, at);
+    sampler->shard_cells[sampler->first_shard + v] = at - sampler->own_start[v];
   }
-  sampler->own_start[sampler->n_own] = sampler->n_own_rows;
+  sampler->own_start[sampler->n_own] = at;
 }
 
 /* Room for a minibatch's rows; all shards' cells are known. */

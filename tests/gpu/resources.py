@@ -6,7 +6,8 @@ usage: resources.py [--arch sm_90] [--steps roofline.json] OBJECT...
 Prints registers, static shared memory, stack and spills of every kernel, for one architecture (the
 last one up to sm_90, unless named), and the blocks of 256 threads that a multiprocessor of 65,536
 registers can hold; --steps: and the dynamic shared memory, which sizes decide, at most, of a block
-in the steps that tests/bench/roofline.py has listed, whatever the template's arguments. Fails if a kernel spills registers on any architecture, or if there is no kernel.
+in the steps that tests/bench/roofline.py has listed, whatever the template's arguments. Fails if a
+kernel spills registers on any architecture, or if there is no kernel.
 """
 import json
 import re
@@ -49,8 +50,9 @@ def dynamic(path):
     with open(path) as file:
         launches = [launch for case in json.load(file)["cases"] for launch in case["launches"]]
     for launch in launches:
-        name = launch["kernel"].strip("()").split("<")[0] if "kernel" in launch else None
-        found[name] = max(found.get(name, 0), launch.get("room", 0))
+        if "kernel" in launch:
+            name = launch["kernel"].strip("()").split("<")[0]
+            found[name] = max(found.get(name, 0), launch["room"])
     return found
 
 

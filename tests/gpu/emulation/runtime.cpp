@@ -72,8 +72,8 @@ struct CUevent_st {
   bool recorded, asked;
   bool timed;  /* it has a time, ... */
   bool done;   /* ... which is there */
-  int64_t now; /* when it was recorded, and how many graphs had been launched */
-  int64_t played;
+  int64_t now;    /* when it was recorded ... */
+  int64_t played; /* ... after so many launches of graphs */
   Captured captured;
 };
 

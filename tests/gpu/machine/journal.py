@@ -14,6 +14,7 @@ import device
 NAME = "gpu.jsonl"
 STARTED = {"atlasvi", "version", "device", "short", "stand_in"}
 
+
 class Journal:
     def __init__(self, folder, after_each):
         """`after_each`: called with the lines so far."""
