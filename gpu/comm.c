@@ -10,14 +10,18 @@
 #include <stdlib.h>
 #include <time.h>
 
+/* That travel in one operation. */
+enum { GATHERS_MOST = 8 };
+
 struct av_gpu_ranks {
   av_gpu_nccl *nccl; /* NULL: through MPI */
   av_gpu_staged staged;
   cudaStream_t beside; /* sums by shares through NCCL */
   cudaEvent_t ready;   /* what is to be summed is there */
   cudaEvent_t summed;
-  int pending;    /* sums by shares on `beside` that the main stream has not waited for */
-  int64_t *first; /* (ranks + 1) shares of the array in hand */
+  int pending; /* sums by shares on `beside` that the main stream has not waited for */
+  av_gpu_array gather[GATHERS_MOST]; /* through NCCL: begun, not queued */
+  int n_gathers;
 };
 
 static struct av_gpu_ranks *ranks_of(const av_backend *be) { return av_gpu_of(be)->ranks; }
@@ -113,14 +117,11 @@ static void free_own(struct av_gpu_ranks *ranks) {
   if (ranks->summed != NULL) {
     (void)cudaEventDestroy(ranks->summed);
   }
-  free(ranks->first);
   free(ranks);
 }
 
 /* What this rank needs by itself. */
 static av_status make_own(const av_backend *be, struct av_gpu_ranks *ranks) {
-  ranks->first = av_calloc((size_t)be->comm->size + 1, sizeof *ranks->first);
-  AV_TRY_ALLOC(ranks->first);
   if (be->sums_by_mpi) {
     return AV_OK;
   }
@@ -158,7 +159,6 @@ bool av_gpu_ranks_close(av_backend *be, struct av_gpu_ranks *ranks) {
         "rank %d: NCCL did not end, other ranks having left sums that it waits for; the GPU is "
         "left as it is",
         be->comm->rank);
-    free(ranks->first);
     free(ranks);
     return false;
   }
@@ -168,19 +168,12 @@ bool av_gpu_ranks_close(av_backend *be, struct av_gpu_ranks *ranks) {
 
 /* --- operations ----------------------------------------------------------------------------- */
 
-/* An array and its shares; `first` is good until the next. */
 static av_gpu_array array_of(const av_backend *be, av_kind kind, void *at, int64_t n) {
-  int64_t *const first = ranks_of(be)->first;
-  for (int r = 0; r <= be->comm->size; ++r) {
-    first[r] = av_share_first(be->comm, n, r);
-  }
-  return (av_gpu_array){
-      .at = at, .n = n, .wide = be->bytes[kind] == sizeof(double), .first = first};
+  return (av_gpu_array){.at = at, .n = n, .wide = be->bytes[kind] == sizeof(double)};
 }
 
 static int64_t own_bytes(const av_backend *be, const av_gpu_array *array) {
-  const int rank = be->comm->rank;
-  return (array->first[rank + 1] - array->first[rank]) * (int64_t)av_gpu_element(array);
+  return av_gpu_share_size(array, be->comm, be->comm->rank) * (int64_t)av_gpu_element(array);
 }
 
 /* What follows is in the graph that is played: it is counted alone. */
@@ -220,11 +213,12 @@ static av_status zero(void *at, size_t bytes, cudaStream_t stream) {
 
 /* On `stream`. */
 static av_status zero_others(const av_backend *be, const av_gpu_array *array, cudaStream_t stream) {
-  const size_t element = av_gpu_element(array);
-  const size_t first = (size_t)array->first[be->comm->rank];
-  const size_t end = (size_t)array->first[be->comm->rank + 1];
-  AV_TRY(zero(array->at, first * element, stream));
-  return zero((char *)array->at + end * element, ((size_t)array->n - end) * element, stream);
+  char *const begin = array->at;
+  char *const own = av_gpu_share_at(array, be->comm, be->comm->rank);
+  char *const after = own + own_bytes(be, array);
+  char *const end = begin + (size_t)array->n * av_gpu_element(array);
+  AV_TRY(zero(begin, (size_t)(own - begin), stream));
+  return zero(after, (size_t)(end - after), stream);
 }
 
 static av_status begin_beside(const av_backend *be, struct av_gpu_ranks *ranks,
@@ -266,7 +260,8 @@ void av_gpu_share_end(av_backend *be) {
   ranks->pending = 0;
 }
 
-void av_gpu_share_gather(av_backend *be, av_kind kind, void *array, int64_t n) {
+/* Through NCCL arrays wait for the last, and travel together. */
+void av_gpu_gather_begin(av_backend *be, av_kind kind, void *array, int64_t n) {
   if (nothing_to_do(be, n)) {
     return;
   }
@@ -276,10 +271,25 @@ void av_gpu_share_gather(av_backend *be, av_kind kind, void *array, int64_t n) {
     must(be, av_gpu_staged_gather(be, &ranks->staged, &all));
     return;
   }
+  if (ranks->n_gathers == GATHERS_MOST) {
+    av_gpu_gather_end(be);
+  }
+  ranks->gather[ranks->n_gathers++] = all;
+  count_queued(be, (be->comm->size - 1) * own_bytes(be, &all), av_clock());
+}
+
+void av_gpu_gather_end(av_backend *be) {
+  struct av_gpu_ranks *ranks = ranks_of(be);
+  if (ranks == NULL || ranks->n_gathers == 0) {
+    return;
+  }
   const double began = av_clock();
   if (!is_played(be)) {
-    must(be,
-         av_gpu_nccl_gather(ranks->nccl, &all, av_gpu_of(be)->stream, "exchange of parameters"));
+    must(be, av_gpu_nccl_gather(ranks->nccl, ranks->n_gathers, ranks->gather, av_gpu_of(be)->stream,
+                                "exchange of parameters"));
   }
-  count_queued(be, (be->comm->size - 1) * own_bytes(be, &all), began);
+  if (be->comm->traffic != NULL) {
+    be->comm->traffic->seconds += av_clock() - began;
+  }
+  ranks->n_gathers = 0;
 }

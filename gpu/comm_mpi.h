@@ -8,8 +8,7 @@
 #ifndef AV_GPU_COMM_MPI_H
 #define AV_GPU_COMM_MPI_H
 
-#include "backend/backend.h"
-#include "comm_nccl.h" /* av_gpu_array */
+#include "comm_array.h"
 
 /* Memory of the host between GPU and MPI, which stays for the next sum. Zeroed: none yet. */
 typedef struct av_gpu_staged {

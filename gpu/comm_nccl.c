@@ -226,14 +226,6 @@ static ncclDataType_t type_of(const av_gpu_array *array) {
   return array->wide ? ncclDouble : ncclFloat;
 }
 
-static void *share_at(const av_gpu_array *array, int rank) {
-  return (char *)array->at + (size_t)array->first[rank] * av_gpu_element(array);
-}
-
-static size_t share_size(const av_gpu_array *array, int rank) {
-  return (size_t)(array->first[rank + 1] - array->first[rank]);
-}
-
 av_status av_gpu_nccl_sum(av_gpu_nccl *nccl, const av_gpu_array *array, cudaStream_t stream,
                           const char *phase) {
   return through(nccl,
@@ -247,26 +239,38 @@ typedef ncclResult_t (*share_call)(av_gpu_nccl *nccl, const av_gpu_array *array,
 
 static ncclResult_t reduce_share(av_gpu_nccl *nccl, const av_gpu_array *array, int rank,
                                  cudaStream_t stream) {
-  void *const at = share_at(array, rank);
-  return ncclReduce(at, at, share_size(array, rank), type_of(array), ncclSum, rank, nccl->nccl,
-                    stream);
+  void *const at = av_gpu_share_at(array, nccl->comm, rank);
+  const int64_t n = av_gpu_share_size(array, nccl->comm, rank);
+  return ncclReduce(at, at, (size_t)n, type_of(array), ncclSum, rank, nccl->nccl, stream);
 }
 
 static ncclResult_t spread_share(av_gpu_nccl *nccl, const av_gpu_array *array, int rank,
                                  cudaStream_t stream) {
-  void *const at = share_at(array, rank);
-  return ncclBroadcast(at, at, share_size(array, rank), type_of(array), rank, nccl->nccl, stream);
+  void *const at = av_gpu_share_at(array, nccl->comm, rank);
+  const int64_t n = av_gpu_share_size(array, nccl->comm, rank);
+  return ncclBroadcast(at, at, (size_t)n, type_of(array), rank, nccl->nccl, stream);
 }
 
-/* One call for each rank that has a share, in one group. */
-static av_status each_share(av_gpu_nccl *nccl, const av_gpu_array *array, cudaStream_t stream,
-                            const char *phase, share_call call) {
-  ncclResult_t first_error = ncclGroupStart();
-  for (int r = 0; r < nccl->comm->size && first_error == ncclSuccess; ++r) {
-    if (share_size(array, r) > 0) {
+/* One call for each rank that has a share, inside a group. */
+static ncclResult_t each_share(av_gpu_nccl *nccl, const av_gpu_array *array, cudaStream_t stream,
+                               share_call call) {
+  for (int r = 0; r < nccl->comm->size; ++r) {
+    if (av_gpu_share_size(array, nccl->comm, r) > 0) {
       const ncclResult_t result = call(nccl, array, r, stream);
-      first_error = result == ncclInProgress ? ncclSuccess : result;
+      if (result != ncclSuccess && result != ncclInProgress) {
+        return result;
+      }
     }
+  }
+  return ncclSuccess;
+}
+
+/* All shares of all arrays in one group. */
+static av_status in_group(av_gpu_nccl *nccl, int n, const av_gpu_array *arrays, cudaStream_t stream,
+                          const char *phase, share_call call) {
+  ncclResult_t first_error = ncclGroupStart();
+  for (int i = 0; i < n && first_error == ncclSuccess; ++i) {
+    first_error = each_share(nccl, &arrays[i], stream, call);
   }
   const ncclResult_t ended = ncclGroupEnd();
   return through(nccl, first_error == ncclSuccess ? ended : first_error, phase);
@@ -274,10 +278,10 @@ static av_status each_share(av_gpu_nccl *nccl, const av_gpu_array *array, cudaSt
 
 av_status av_gpu_nccl_sum_shares(av_gpu_nccl *nccl, const av_gpu_array *array, cudaStream_t stream,
                                  const char *phase) {
-  return each_share(nccl, array, stream, phase, reduce_share);
+  return in_group(nccl, 1, array, stream, phase, reduce_share);
 }
 
-av_status av_gpu_nccl_gather(av_gpu_nccl *nccl, const av_gpu_array *array, cudaStream_t stream,
-                             const char *phase) {
-  return each_share(nccl, array, stream, phase, spread_share);
+av_status av_gpu_nccl_gather(av_gpu_nccl *nccl, int n, const av_gpu_array *arrays,
+                             cudaStream_t stream, const char *phase) {
+  return in_group(nccl, n, arrays, stream, phase, spread_share);
 }

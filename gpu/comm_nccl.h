@@ -34,26 +34,11 @@
 #ifndef AV_GPU_COMM_NCCL_H
 #define AV_GPU_COMM_NCCL_H
 
-#include "base/comm.h"
+#include "comm_array.h"
 
 #include <cuda_runtime_api.h>
-#include <stdbool.h>
-#include <stdint.h>
 
 typedef struct av_gpu_nccl av_gpu_nccl;
-
-/* An array of n doubles (wide) or floats on the device; element first[r] is the first of rank r's
- * share, first[size] = n. */
-typedef struct av_gpu_array {
-  void *at;
-  int64_t n;
-  bool wide;
-  const int64_t *first; /* (size + 1) */
-} av_gpu_array;
-
-static inline size_t av_gpu_element(const av_gpu_array *array) {
-  return array->wide ? sizeof(double) : sizeof(float);
-}
 
 /* Joins the ranks; the device is chosen. `same_bits`: as above; AV_CONFIG where the environment of
  * some rank is against it. `timeout` seconds: this and every later wait; 0 or less: none. What only
@@ -75,9 +60,10 @@ av_status av_gpu_nccl_sum(av_gpu_nccl *nccl, const av_gpu_array *array, cudaStre
  * is ncclReduceScatter's, for hundreds the latency of as many small reductions / channels. */
 av_status av_gpu_nccl_sum_shares(av_gpu_nccl *nccl, const av_gpu_array *array, cudaStream_t stream,
                                  const char *phase);
-/* The other half: each rank's share to all others. One broadcast a rank, in one launch. */
-av_status av_gpu_nccl_gather(av_gpu_nccl *nccl, const av_gpu_array *array, cudaStream_t stream,
-                             const char *phase);
+/* The other half: each rank's share of each of n arrays to all others. One broadcast a rank and
+ * array, in one launch. */
+av_status av_gpu_nccl_gather(av_gpu_nccl *nccl, int n, const av_gpu_array *arrays,
+                             cudaStream_t stream, const char *phase);
 
 /* The error that NCCL has met since, `waited` seconds into waiting for `phase`, or the time-out. */
 av_status av_gpu_nccl_check(av_gpu_nccl *nccl, double waited, const char *phase);

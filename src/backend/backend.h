@@ -323,8 +323,11 @@ typedef struct av_backend_ops {
    * completes all of them: own shares hold global sums, the rest of the arrays is zero. */
   void (*share_begin)(av_backend *be, av_kind kind, void *array, int64_t n);
   void (*share_end)(av_backend *be);
-  /* The other half: every rank receives the others' shares of the array. Complete on return. */
-  void (*share_gather)(av_backend *be, av_kind kind, void *array, int64_t n);
+  /* The other half: every rank receives the others' shares of an array. gather_begin starts one,
+   * for n <= AV_SHARE_MOST; several may be under way, beside operations on other arrays. gather_end
+   * completes all of them. No sum by shares is under way meanwhile. */
+  void (*gather_begin)(av_backend *be, av_kind kind, void *array, int64_t n);
+  void (*gather_end)(av_backend *be);
 
   /* REQUIRED: whole passes. From begin to end the operations, their order, arrays and arguments are
    * those of the last pass of this kind over `batch`, but for `values`; nothing is read in between.

@@ -36,7 +36,8 @@
   EACH(prefix, allreduce)               \
   EACH(prefix, share_begin)             \
   EACH(prefix, share_end)               \
-  EACH(prefix, share_gather)
+  EACH(prefix, gather_begin)            \
+  EACH(prefix, gather_end)
 
 /* Declares av_cpu_linear and the others: AV_DECLARE_OPERATIONS(av_cpu_) */
 #define AV_DECLARE_OPERATIONS(prefix) AV_EACH_OPERATION(AV_DECLARE_OPERATION, prefix)

@@ -1,7 +1,7 @@
 /* The gradient's way to the other ranks, in parts that start as soon as they are complete, and the
  * optimiser's step. Where sums take turns, the decoder's part starts after the last sum of
  * BatchNorm's moments, which would wait for it: beside the first layer's gradient, the longest
- * operation left.
+ * operation left. All parameters are passed on together.
  *
  * Each rank receives the sum of its share of every part, updates those parameters, and passes them
  * on: the bytes of a sum to all ranks, 1/ranks of the optimiser's work, the same bits. */
@@ -16,7 +16,7 @@ static void add_parts(av_vae *vae, int64_t first, int64_t end) {
   }
 }
 
-/* A small part is not worth messages of its own. */
+/* A small part is not worth an exchange of its own. */
 static void cut_parts(av_vae *vae) {
   const int64_t decoder = vae->layout.decoder_begin;
   const int64_t n = vae->layout.n_params;
@@ -34,9 +34,11 @@ static void cut_parts(av_vae *vae) {
 }
 
 av_status av_take_parts(av_vae *vae) {
-  /* 256 KB take about 20 us on a link of 12 GB/s: ten times the latency of two more messages */
-  enum { LEAST_PART = 1 << 16 };
-  vae->least_part = LEAST_PART;
+  /* Messages: 256 KB take about 20 us on a link of 12 GB/s, ten times the latency of two more.
+   * Where sums take turns those of a part are one operation, beside the first layer's gradient, and
+   * one more launch of the optimiser is the price: 32 KB take about its 2 us on such a link. */
+  enum { LEAST_PART = 1 << 16, LEAST_IN_TURN = 1 << 13 };
+  vae->least_part = vae->be->sums_in_turn ? LEAST_IN_TURN : LEAST_PART;
   vae->part = av_calloc((size_t)(vae->layout.n_params / AV_SHARE_MOST + 3), sizeof *vae->part);
   AV_TRY_ALLOC(vae->part);
   cut_parts(vae);
@@ -75,8 +77,9 @@ static void update_everything(av_vae *vae, const av_adam *adam) {
   const int64_t first = vae->frozen_encoder ? vae->layout.decoder_begin : 0;
   for (int i = 0; i < vae->n_parts; ++i) {
     const av_part part = vae->part[i];
-    be->ops->share_gather(be, AV_GRAD, av_grad_at(vae, part.first), part.n);
+    be->ops->gather_begin(be, AV_GRAD, av_grad_at(vae, part.first), part.n);
   }
+  be->ops->gather_end(be);
   if (vae->first_updated) { /* the rows of counts, which come first of all */
     const av_layout *layout = &vae->layout;
     const int64_t end = layout->first.w + layout->spec.n_genes * layout->first.n_out;
@@ -96,8 +99,9 @@ static void update_shares(av_vae *vae, const av_adam *adam) {
     const int64_t first = av_share_first(be->comm, part.n, rank);
     const int64_t n = av_share_first(be->comm, part.n, rank + 1) - first;
     adam_over(vae, adam, part.first + first, n);
-    be->ops->share_gather(be, AV_REAL, av_param(vae, part.first), part.n);
+    be->ops->gather_begin(be, AV_REAL, av_param(vae, part.first), part.n);
   }
+  be->ops->gather_end(be);
 }
 
 void av_vae_update(av_vae *vae, const av_adam *adam) {

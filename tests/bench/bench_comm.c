@@ -41,7 +41,8 @@ static double once(av_backend *be, what which, void *array, int64_t n) {
     be->ops->share_begin(be, AV_REAL, array, n);
     be->ops->share_end(be);
   } else {
-    be->ops->share_gather(be, AV_REAL, array, n);
+    be->ops->gather_begin(be, AV_REAL, array, n);
+    be->ops->gather_end(be);
   }
   return av_clock() - began;
 }

@@ -298,9 +298,11 @@ static void share_begin(av_backend *be, av_kind kind, void *array, int64_t n) {
 
 static void share_end(av_backend *be) { TIMED(SUMS, share_end, 0, 0, (be), .bytes = 0); }
 
-static void share_gather(av_backend *be, av_kind kind, void *array, int64_t n) {
-  TIMED(SUMS, share_gather, n, 0, (be, kind, array, n), .bytes = passed(be, kind, n));
+static void gather_begin(av_backend *be, av_kind kind, void *array, int64_t n) {
+  TIMED(SUMS, gather_begin, n, 0, (be, kind, array, n), .bytes = passed(be, kind, n));
 }
+
+static void gather_end(av_backend *be) { TIMED(SUMS, gather_end, 0, 0, (be), .bytes = 0); }
 
 av_status __wrap_av_backend_open(av_backend *be, const av_backend_options *options,
                                  const av_comm *comm) {
@@ -335,7 +337,8 @@ av_status __wrap_av_backend_open(av_backend *be, const av_backend_options *optio
   REPLACE(allreduce);
   REPLACE(share_begin);
   REPLACE(share_end);
-  REPLACE(share_gather);
+  REPLACE(gather_begin);
+  REPLACE(gather_end);
   be->ops = &state.timed;
   return AV_OK;
 }

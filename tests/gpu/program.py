@@ -30,13 +30,18 @@ def run(folder, settings, environment=None, status=0, check=False):
     return done.stdout, done.stderr
 
 
-def told(folder, sums):
+def simulate(path, cells, genes):
+    subprocess.run([os.environ["ATLASVI"], "simulate", path, f"cells={cells}", f"genes={genes}", "factors=2"],
+                   check=True, capture_output=True)
+
+
+def told(folder, sums, settings=()):
     """What a run says of its communication: the event, and all that it printed."""
     log = os.path.join(folder, sums + ".jsonl")
-    text = run(folder, [f"runtime.gpu_sums={sums}", f"runtime.log={log}"])[0]
+    text = run(folder, [f"runtime.gpu_sums={sums}", f"runtime.log={log}", *settings])[0]
     with open(log) as lines:
         events = [json.loads(line) for line in lines]
-    return next(e for e in events if e["event"] == "communication"), text
+    return [e for e in events if e["event"] == "communication"][-1], text
 
 
 def communication(folder):
@@ -48,6 +53,18 @@ def communication(folder):
     event, text = told(folder, "mpi")
     assert event["timed"] == "operations" and event["waited_seconds"] > 0, event
     assert "overlapped" in text and "is not measured" not in text, text
+
+
+def parts(folder):
+    """With default sizes both decoders' gradients travel by themselves through NCCL, beside the encoder's last;
+    through MPI, where nothing is beside, a linear decoder's travels with the rest: two operations fewer."""
+    data = os.path.join(folder, "2000.h5ad")
+    simulate(data, cells=150, genes=2000)
+    settings = [f"data.input={data}", "model.n_hidden=128", "train.max_epochs=1", "train.train_size=1.0"]
+    steps = lambda event: event["operations"] - 1 / event["steps"]  # the losses of the epoch are one more
+    operations = {(linear, sums): steps(told(folder, sums, [*settings, f"model.linear_decoder={linear}"])[0])
+                  for linear in ("yes", "no") for sums in ("nccl", "mpi")}
+    assert operations == {("yes", "nccl"): 8, ("yes", "mpi"): 6, ("no", "nccl"): 8, ("no", "mpi"): 8}, operations
 
 
 def model(folder):
@@ -168,13 +185,13 @@ def too_many_covariates(folder):
 def main():
     with tempfile.TemporaryDirectory() as folder:
         data = os.path.join(folder, "in.h5ad")
-        subprocess.run([os.environ["ATLASVI"], "simulate", data, "cells=120", "genes=60", "factors=2"],
-                       check=True, capture_output=True)
+        simulate(data, cells=120, genes=60)
         with open(os.path.join(folder, "run.ini"), "w") as file:
             file.write(f"[data]\ninput = {data}\n[model]\nn_hidden = 12\nlinear_decoder = yes\n"
                        f"[train]\nmax_epochs = 2\n[output]\npath = {folder}/out.h5ad\noverwrite = yes\n"
                        "[runtime]\nthreads = 1\nprogress = none\n")
         communication(folder)
+        parts(folder)
         graphs(folder)
         waits(folder)
         ways(folder)

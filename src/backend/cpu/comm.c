@@ -16,14 +16,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A sum by shares under way, and memory for it, which stays for the next. */
+/* A sum by shares or a gathering under way, and memory for it, which stays for the next. */
 typedef struct av_pending {
   av_kind kind;
   char *array;
   int64_t n;
-  char *received; /* (ranks - 1, own share): that of the others, in their order */
+  char *received; /* sum: (ranks - 1, own share): that of the others, in their order */
   size_t received_bytes;
-  int *counts; /* (4, ranks): what is sent to whom, what comes from whom: numbers, offsets */
+  int *counts; /* (4, ranks): what is sent to whom, what comes from whom: numbers, offsets; of a
+                  gathering the first half: what comes from whom */
   MPI_Request request;
   double begun;
 } av_pending;
@@ -39,12 +40,17 @@ static int64_t own_size(const av_backend *be, int64_t n) {
   return av_share_first(be->comm, n, be->comm->rank + 1) - own_first(be, n);
 }
 
-void av_cpu_comm_free(av_cpu *cpu) {
-  for (int i = 0; i < cpu->max_pending; ++i) {
-    free(cpu->pending[i].received);
-    free(cpu->pending[i].counts);
+static void free_list(av_pending_list *list) {
+  for (int i = 0; i < list->most; ++i) {
+    free(list->each[i].received);
+    free(list->each[i].counts);
   }
-  free(cpu->pending);
+  free(list->each);
+}
+
+void av_cpu_comm_free(av_cpu *cpu) {
+  free_list(&cpu->sums);
+  free_list(&cpu->gathers);
 }
 
 void av_cpu_allreduce(av_backend *be, av_kind kind, void *array, int64_t n) {
@@ -55,30 +61,30 @@ void av_cpu_allreduce(av_backend *be, av_kind kind, void *array, int64_t n) {
                                                        : av_sum_f32(be->comm, array, n));
 }
 
-/* Room for one more; those under way keep their place in memory that MPI knows. */
-static av_pending *next_pending(av_backend *be, int64_t bytes) {
-  av_cpu *cpu = av_cpu_of(be);
-  if (cpu->n_pending == cpu->max_pending) {
-    const int wanted = cpu->max_pending + 4;
-    av_pending *grown = av_realloc(cpu->pending, (size_t)wanted, sizeof *grown);
+/* One more, of which `bytes` are received aside; those under way keep their place in memory that
+ * MPI knows. */
+static av_pending *next_of(av_backend *be, av_pending_list *list, int64_t bytes) {
+  if (list->n == list->most) {
+    const int wanted = list->most + 4;
+    av_pending *grown = av_realloc(list->each, (size_t)wanted, sizeof *grown);
     if (grown == NULL) {
       av_cpu_require(be, av_fail(AV_NOMEM, "out of memory (%d messages)", wanted));
     }
-    cpu->pending = grown;
-    for (; cpu->max_pending < wanted; ++cpu->max_pending) {
-      cpu->pending[cpu->max_pending] = (av_pending){0};
+    list->each = grown;
+    for (; list->most < wanted; ++list->most) {
+      list->each[list->most] = (av_pending){0};
     }
   }
-  av_pending *next = &cpu->pending[cpu->n_pending++];
+  av_pending *next = &list->each[list->n++];
   if (next->counts == NULL) {
     next->counts = av_calloc(4 * (size_t)be->comm->size, sizeof *next->counts);
   }
-  if (next->received == NULL || next->received_bytes < (size_t)bytes) {
+  if (next->received_bytes < (size_t)bytes) {
     free(next->received);
     next->received = av_malloc((size_t)bytes, 1);
     next->received_bytes = (size_t)bytes;
   }
-  if (next->counts == NULL || next->received == NULL) {
+  if (next->counts == NULL || (bytes > 0 && next->received == NULL)) {
     av_cpu_require(be,
                    av_fail(AV_NOMEM, "out of memory (%lld bytes of gradients)", (long long)bytes));
   }
@@ -94,7 +100,8 @@ void av_cpu_share_begin(av_backend *be, av_kind kind, void *array, int64_t n) {
   const double began = av_clock();
   const int64_t own = own_size(be, n);
   const int64_t element = (int64_t)be->bytes[kind];
-  av_pending *sum = next_pending(be, (comm->size - 1) * own * element + 1); /* or nothing */
+  av_pending *sum =
+      next_of(be, &av_cpu_of(be)->sums, (comm->size - 1) * own * element + 1); /* or nothing */
   sum->kind = kind;
   sum->array = array;
   sum->n = n;
@@ -153,10 +160,10 @@ static void zero_others(av_backend *be, const av_pending *sum) {
 }
 
 void av_cpu_share_end(av_backend *be) {
-  av_cpu *cpu = av_cpu_of(be);
+  av_pending_list *sums = &av_cpu_of(be)->sums;
   av_traffic *traffic = be->comm->traffic;
-  for (int i = 0; i < cpu->n_pending; ++i) {
-    av_pending *sum = &cpu->pending[i];
+  for (int i = 0; i < sums->n; ++i) {
+    av_pending *sum = &sums->each[i];
     const double needed = av_clock();
     av_cpu_require(be, AV_MPI(MPI_Wait(&sum->request, MPI_STATUS_IGNORE)));
     const double arrived = av_clock();
@@ -168,26 +175,38 @@ void av_cpu_share_end(av_backend *be) {
       traffic->seconds += av_clock() - needed;
     }
   }
-  cpu->n_pending = 0;
+  sums->n = 0;
 }
 
-void av_cpu_share_gather(av_backend *be, av_kind kind, void *array, int64_t n) {
+/* All messages at once; the blocking call may be a ring, a latency for each rank. */
+void av_cpu_gather_begin(av_backend *be, av_kind kind, void *array, int64_t n) {
   const av_comm *comm = be->comm;
   if (comm->size == 1) {
     return;
   }
   const double began = av_clock();
-  int *const counts = av_scratch(be, AV_SLOT_LOSS, 2 * (int64_t)comm->size, sizeof *counts);
+  av_pending *gather = next_of(be, &av_cpu_of(be)->gathers, 0);
+  int *const counts = gather->counts;
   int *const at = counts + comm->size;
   for (int r = 0; r < comm->size; ++r) {
     at[r] = (int)av_share_first(comm, n, r);
     counts[r] = (int)(av_share_first(comm, n, r + 1) - at[r]);
   }
   const MPI_Datatype type = type_of(be, kind);
-  MPI_Request request = MPI_REQUEST_NULL;
-  /* all messages at once; the blocking one may be a ring, a latency for each rank */
   av_cpu_require(be, AV_MPI(MPI_Iallgatherv(MPI_IN_PLACE, 0, type, array, counts, at, type,
-                                            comm->mpi, &request)));
-  av_cpu_require(be, AV_MPI(MPI_Wait(&request, MPI_STATUS_IGNORE)));
+                                            comm->mpi, &gather->request)));
   av_traffic_add(comm, (comm->size - 1) * own_size(be, n) * (int64_t)be->bytes[kind], began);
+}
+
+void av_cpu_gather_end(av_backend *be) {
+  av_pending_list *gathers = &av_cpu_of(be)->gathers;
+  av_traffic *traffic = be->comm->traffic;
+  const double began = av_clock();
+  for (int i = 0; i < gathers->n; ++i) {
+    av_cpu_require(be, AV_MPI(MPI_Wait(&gathers->each[i].request, MPI_STATUS_IGNORE)));
+  }
+  if (gathers->n > 0 && traffic != NULL) {
+    traffic->seconds += av_clock() - began;
+  }
+  gathers->n = 0;
 }

@@ -14,7 +14,7 @@ static inline const double *av_const_doubles(const void *array) { return array; 
 
 /* Work areas that grow to the largest size asked for and then stay. */
 typedef enum av_slot {
-  AV_SLOT_LOSS,  /* a few doubles a cell; sums or message counts of one call */
+  AV_SLOT_LOSS,  /* a few doubles a cell; sums of one call */
   AV_SLOT_TOP,   /* largest terms of columns */
   AV_SLOT_MAGIC, /* their quanta */
   AV_SLOT_LEFT,  /* rounded operands of exact products */
@@ -38,12 +38,17 @@ typedef enum av_slot {
   AV_SLOTS
 } av_slot;
 
+/* Exchanges with other ranks (comm.c): the n that are under way, then memory for others. */
+typedef struct av_pending_list {
+  struct av_pending *each;
+  int n, most;
+} av_pending_list;
+
 typedef struct av_cpu {
   const av_kernels *kernels;
   void *scratch[AV_SLOTS];
   size_t scratch_bytes[AV_SLOTS];
-  struct av_pending *pending; /* sums by shares, those under way first (comm.c) */
-  int n_pending, max_pending;
+  av_pending_list sums, gathers; /* by shares */
 } av_cpu;
 
 static inline av_cpu *av_cpu_of(const av_backend *be) { return be->state; }

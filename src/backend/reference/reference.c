@@ -177,10 +177,12 @@ void ref_share_begin(av_backend *be, av_kind kind, void *array, int64_t n) {
 
 void ref_share_end(av_backend *be) { (void)be; }
 
-void ref_share_gather(av_backend *be, av_kind kind, void *array, int64_t n) {
+void ref_gather_begin(av_backend *be, av_kind kind, void *array, int64_t n) {
   keep_own_share(be, array, n);
   ref_allreduce(be, kind, array, n);
 }
+
+void ref_gather_end(av_backend *be) { (void)be; }
 
 const av_backend_ops av_backend_reference = {.name = "reference",
                                              .open = ref_open,

@@ -175,8 +175,9 @@ static void check_shares(av_kind kind, int64_t n) {
     cudaMemcpyAsync(copies[a], array[a], bytes, cudaMemcpyDeviceToDevice, r.gpu.stream);
   }
   for (int64_t a = 0; a < ARRAYS; ++a) {
-    av_gpu_share_gather(&r.be, kind, array[a], n);
+    av_gpu_gather_begin(&r.be, kind, array[a], n);
   }
+  av_gpu_gather_end(&r.be);
   wait_all();
   for (int64_t a = 0; a < ARRAYS; ++a) {
     check_own(copies[a], kind, n, a);
@@ -201,6 +202,7 @@ static void shares(void **unused) {
       check_shares(AV_SUM, lengths[l]);
     }
     av_gpu_share_end(&r.be); /* nothing is under way */
+    av_gpu_gather_end(&r.be);
     close_way();
   }
 }
@@ -219,7 +221,8 @@ static void same_bits(void **unused) {
       }
       av_gpu_share_begin(&r.be, AV_GRAD, array, N);
       av_gpu_share_end(&r.be);
-      av_gpu_share_gather(&r.be, AV_GRAD, array, N);
+      av_gpu_gather_begin(&r.be, AV_GRAD, array, N);
+      av_gpu_gather_end(&r.be);
       av_gpu_allreduce(&r.be, AV_GRAD, array, N);
       wait_all();
       if (t == 0) {
@@ -249,13 +252,52 @@ static void queued_only(void **unused) {
   av_gpu_allreduce(&r.be, AV_GRAD, array, N);
   av_gpu_share_begin(&r.be, AV_GRAD, array, N);
   av_gpu_share_end(&r.be);
-  av_gpu_share_gather(&r.be, AV_GRAD, array, N);
+  av_gpu_gather_begin(&r.be, AV_GRAD, array, N);
+  av_gpu_gather_end(&r.be);
   assert_int_equal(standin.operations, 0);
   assert_int_equal(standin.groups, 3);
   wait_all();
   assert_int_equal(standin.operations, 1 + 2 * comm.size);
   cudaFree(array);
   close_way();
+}
+
+/* Gatherings through NCCL are one operation, up to eight of them. */
+static void gathered_together(void **unused) {
+  (void)unused;
+  if (comm.size == 1) {
+    return;
+  }
+  enum { N = 40, ARRAYS = 9 };
+  for (int w = 0; w < WAYS; ++w) {
+    open_way(&ways[w]);
+    float *array[ARRAYS];
+    for (int arrays = 1; arrays <= ARRAYS; ++arrays) {
+      for (int a = 0; a < arrays; ++a) {
+        array[a] = make(AV_REAL, N + a);
+        for (int i = 0; i < N + a; ++i) {
+          array[a][i] = (float)(100 * comm.rank + a);
+        }
+      }
+      const int before = standin.groups;
+      for (int a = 0; a < arrays; ++a) {
+        av_gpu_gather_begin(&r.be, AV_REAL, array[a], N + a);
+      }
+      av_gpu_gather_end(&r.be);
+      wait_all();
+      assert_int_equal(standin.groups - before, ways[w].through_mpi ? 0 : arrays <= 8 ? 1 : 2);
+      for (int a = 0; a < arrays; ++a) {
+        for (int rank = 0; rank < comm.size; ++rank) {
+          const int64_t end = av_share_first(&comm, N + a, rank + 1);
+          for (int64_t i = av_share_first(&comm, N + a, rank); i < end; ++i) {
+            assert_true(array[a][i] == (float)(100 * rank + a));
+          }
+        }
+        cudaFree(array[a]);
+      }
+    }
+    close_way();
+  }
 }
 
 /* An event of the stream is waited for alone; "not ready" is nobody's error afterwards. */
@@ -386,7 +428,8 @@ static void queue_step(const step *s) {
   const size_t bytes = (size_t)s->n * r.be.bytes[s->kind];
   assert_int_equal(cudaMemcpyAsync(s->own, s->grads, bytes, cudaMemcpyDeviceToDevice, r.gpu.stream),
                    cudaSuccess);
-  av_gpu_share_gather(&r.be, s->kind, s->grads, s->n);
+  av_gpu_gather_begin(&r.be, s->kind, s->grads, s->n);
+  av_gpu_gather_end(&r.be);
 }
 
 static void check_step(const step *s) {
@@ -511,7 +554,8 @@ static void counted(void **unused) {
     const int64_t own =
         av_share_first(&comm, N, comm.rank + 1) - av_share_first(&comm, N, comm.rank);
     const int64_t halves = (N - own + (comm.size - 1) * own) * (int64_t)sizeof(float);
-    av_gpu_share_gather(&r.be, AV_GRAD, array, N);
+    av_gpu_gather_begin(&r.be, AV_GRAD, array, N);
+    av_gpu_gather_end(&r.be);
     wait_all();
     assert_int_equal(traffic.operations, comm.size == 1 ? 0 : 3);
     assert_int_equal(traffic.bytes, comm.size == 1 ? 0 : all + halves);
@@ -536,6 +580,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test_teardown(shares, nothing_left),
       cmocka_unit_test_teardown(same_bits, nothing_left),
       cmocka_unit_test_teardown(queued_only, nothing_left),
+      cmocka_unit_test_teardown(gathered_together, nothing_left),
       cmocka_unit_test_teardown(events, nothing_left),
       cmocka_unit_test_teardown(broken_alone, nothing_left),
       cmocka_unit_test_teardown(no_invitation, nothing_left),
