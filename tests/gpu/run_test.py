@@ -287,6 +287,7 @@ def assembled(folder):
                         ({"version": "revision that"}, "different programs: revision that, revision this")):
         told = assemble(first, session(out, "unlike", checked("c"), **more))
         expect(words in str(told), "no word of %s" % words, str(told))
+    expect("one session is there twice" in str(assemble(first, some, first)), "a session was counted twice")
     with open(os.path.join(out, "none.jsonl"), "w"):
         expect("no record of a session" in str(assemble(first, out + "/none.jsonl")), "an empty record was taken")
     print("records of sessions are put together where they belong together")

@@ -118,7 +118,10 @@ def program(start):
 
 
 def alike(journals):
-    """ValueError where they are not of one program on one kind of GPU: no table may mix them."""
+    """ValueError where one is there twice, whose runs would count twice; or where they are not of one program
+    on one kind of GPU: no table may mix them."""
+    if any(lines in journals[:i] for i, lines in enumerate(journals)):
+        raise ValueError("one session is there twice")
     starts = [of(lines, "start")[0] for lines in journals]
     for what, value in (("GPUs", lambda start: start["device"]["name"] if start["device"] else "none"),
                         ("programs", program),
