@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-/* That travel in one operation. */
+/* Arrays that are gathered in one operation, at most. */
 enum { GATHERS_MOST = 8 };
 
 struct av_gpu_ranks {
@@ -143,7 +143,7 @@ av_status av_gpu_ranks_open(av_backend *be, struct av_gpu_ranks **ranks) {
   }
   if (status == AV_OK) {
     *ranks = made;
-    be->sums_in_turn = made->nccl != NULL;
+    be->sums = made->nccl != NULL ? AV_SUMS_IN_TURN : AV_SUMS_AT_ONCE;
   } else if (made != NULL) {
     free_own(made);
   }
@@ -173,7 +173,7 @@ static av_gpu_array array_of(const av_backend *be, av_kind kind, void *at, int64
 }
 
 static int64_t own_bytes(const av_backend *be, const av_gpu_array *array) {
-  return av_gpu_share_size(array, be->comm, be->comm->rank) * (int64_t)av_gpu_element(array);
+  return av_gpu_array_share_size(array, be->comm, be->comm->rank) * (int64_t)av_gpu_element(array);
 }
 
 /* What follows is in the graph that is played: it is counted alone. */
@@ -214,7 +214,7 @@ static av_status zero(void *at, size_t bytes, cudaStream_t stream) {
 /* On `stream`. */
 static av_status zero_others(const av_backend *be, const av_gpu_array *array, cudaStream_t stream) {
   char *const begin = array->at;
-  char *const own = av_gpu_share_at(array, be->comm, be->comm->rank);
+  char *const own = av_gpu_array_share_at(array, be->comm, be->comm->rank);
   char *const after = own + own_bytes(be, array);
   char *const end = begin + (size_t)array->n * av_gpu_element(array);
   AV_TRY(zero(begin, (size_t)(own - begin), stream));
@@ -260,7 +260,7 @@ void av_gpu_share_end(av_backend *be) {
   ranks->pending = 0;
 }
 
-/* Through NCCL arrays wait for the last, and travel together. */
+/* Through NCCL arrays wait for the last, and are one operation. */
 void av_gpu_gather_begin(av_backend *be, av_kind kind, void *array, int64_t n) {
   if (nothing_to_do(be, n)) {
     return;
@@ -275,7 +275,6 @@ void av_gpu_gather_begin(av_backend *be, av_kind kind, void *array, int64_t n) {
     av_gpu_gather_end(be);
   }
   ranks->gather[ranks->n_gathers++] = all;
-  count_queued(be, (be->comm->size - 1) * own_bytes(be, &all), av_clock());
 }
 
 void av_gpu_gather_end(av_backend *be) {
@@ -284,12 +283,14 @@ void av_gpu_gather_end(av_backend *be) {
     return;
   }
   const double began = av_clock();
+  int64_t bytes = 0;
+  for (int i = 0; i < ranks->n_gathers; ++i) {
+    bytes += (be->comm->size - 1) * own_bytes(be, &ranks->gather[i]);
+  }
   if (!is_played(be)) {
     must(be, av_gpu_nccl_gather(ranks->nccl, ranks->n_gathers, ranks->gather, av_gpu_of(be)->stream,
                                 "exchange of parameters"));
   }
-  if (be->comm->traffic != NULL) {
-    be->comm->traffic->seconds += av_clock() - began;
-  }
+  count_queued(be, bytes, began);
   ranks->n_gathers = 0;
 }

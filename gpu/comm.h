@@ -16,7 +16,8 @@
  * rank that dies takes the run down through mpirun; one that hangs while the others are in MPI is
  * waited for, as on CPUs.
  *
- * comm->traffic: operations and bytes are counted as by the cpu backend. Through MPI seconds are
+ * comm->traffic: operations and bytes are counted as by the cpu backend, but that arrays gathered
+ * together through NCCL are one operation. Through MPI seconds are
  * those of the whole operation. Through NCCL they are the host's of queueing (none where a graph is
  * played), and `queued` says so: what the GPU takes, and how much of it beside kernels, only its
  * clock knows. */
@@ -30,7 +31,7 @@
 struct av_gpu_ranks;
 
 /* After the device and av_gpu.stream are there; be->sums_by_mpi chooses, and be->gpu_timeout is
- * the time-out. *ranks is NULL for a rank alone; be->sums_in_turn is set: NCCL's are. All ranks get
+ * the time-out. *ranks is NULL for a rank alone; be->sums is set. All ranks get
  * the same status, or the run ends. Collective. */
 av_status av_gpu_ranks_open(av_backend *be, struct av_gpu_ranks **ranks);
 /* Waits a little for what is queued. False, after a warning: NCCL did not end, and nobody may wait

@@ -17,14 +17,18 @@ static inline size_t av_gpu_element(const av_gpu_array *array) {
 }
 
 /* The share of rank `rank`: its first element, elements, where it begins. */
-static inline int64_t av_gpu_share_first(const av_gpu_array *array, const av_comm *comm, int rank) {
+static inline int64_t av_gpu_array_share_first(const av_gpu_array *array, const av_comm *comm,
+                                               int rank) {
   return av_share_first(comm, array->n, rank);
 }
-static inline int64_t av_gpu_share_size(const av_gpu_array *array, const av_comm *comm, int rank) {
+static inline int64_t av_gpu_array_share_size(const av_gpu_array *array, const av_comm *comm,
+                                              int rank) {
   return av_share_first(comm, array->n, rank + 1) - av_share_first(comm, array->n, rank);
 }
-static inline void *av_gpu_share_at(const av_gpu_array *array, const av_comm *comm, int rank) {
-  return (char *)array->at + (size_t)av_gpu_share_first(array, comm, rank) * av_gpu_element(array);
+static inline void *av_gpu_array_share_at(const av_gpu_array *array, const av_comm *comm,
+                                          int rank) {
+  return (char *)array->at +
+         (size_t)av_gpu_array_share_first(array, comm, rank) * av_gpu_element(array);
 }
 
 #endif

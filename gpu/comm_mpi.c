@@ -105,14 +105,14 @@ av_status av_gpu_staged_sum(av_backend *be, av_gpu_staged *staged, const av_gpu_
 
 /* Each rank sends every other one its share. */
 static av_status exchange(const av_comm *comm, av_gpu_staged *staged, const av_gpu_array *array) {
-  const int64_t own = av_gpu_share_size(array, comm, comm->rank);
+  const int64_t own = av_gpu_array_share_size(array, comm, comm->rank);
   int *const send = staged->counts;
   int *const send_at = send + comm->size;
   int *const receive = send_at + comm->size;
   int *const receive_at = receive + comm->size;
   for (int r = 0; r < comm->size; ++r) {
-    send[r] = r == comm->rank ? 0 : (int)av_gpu_share_size(array, comm, r);
-    send_at[r] = (int)av_gpu_share_first(array, comm, r);
+    send[r] = r == comm->rank ? 0 : (int)av_gpu_array_share_size(array, comm, r);
+    send_at[r] = (int)av_gpu_array_share_first(array, comm, r);
     receive[r] = r == comm->rank ? 0 : (int)own;
     receive_at[r] = (int)(own * (r - (r > comm->rank)));
   }
@@ -146,7 +146,7 @@ av_status av_gpu_staged_sum_shares(av_backend *be, av_gpu_staged *staged,
                                    const av_gpu_array *array) {
   const av_comm *comm = be->comm;
   const size_t element = av_gpu_element(array);
-  const int64_t own = av_gpu_share_size(array, comm, comm->rank);
+  const int64_t own = av_gpu_array_share_size(array, comm, comm->rank);
   AV_TRY(av_gpu_wait(be, "what a sum over ranks is of"));
   const double began = av_clock();
   AV_TRY(need_pinned(staged, (size_t)array->n * element));
@@ -154,7 +154,7 @@ av_status av_gpu_staged_sum_shares(av_backend *be, av_gpu_staged *staged,
   AV_TRY(need_counts(staged, comm->size));
   AV_TRY(down(be, staged->pinned, array->at, (size_t)array->n * element));
   AV_TRY(exchange(comm, staged, array));
-  const size_t at = (size_t)av_gpu_share_first(array, comm, comm->rank) * element;
+  const size_t at = (size_t)av_gpu_array_share_first(array, comm, comm->rank) * element;
   void *const mine = (char *)staged->pinned + at;
   if (array->wide) {
     add_doubles(comm->size, comm->rank, own, staged->received, mine);
@@ -172,8 +172,8 @@ av_status av_gpu_staged_sum_shares(av_backend *be, av_gpu_staged *staged,
 av_status av_gpu_staged_gather(av_backend *be, av_gpu_staged *staged, const av_gpu_array *array) {
   const av_comm *comm = be->comm;
   const size_t element = av_gpu_element(array);
-  const size_t own = (size_t)av_gpu_share_size(array, comm, comm->rank) * element;
-  const size_t at = (size_t)av_gpu_share_first(array, comm, comm->rank) * element;
+  const size_t own = (size_t)av_gpu_array_share_size(array, comm, comm->rank) * element;
+  const size_t at = (size_t)av_gpu_array_share_first(array, comm, comm->rank) * element;
   AV_TRY(av_gpu_wait(be, "what is gathered from the ranks"));
   const double began = av_clock();
   AV_TRY(need_pinned(staged, (size_t)array->n * element));
@@ -181,8 +181,8 @@ av_status av_gpu_staged_gather(av_backend *be, av_gpu_staged *staged, const av_g
   int *const counts = staged->counts;
   int *const offsets = counts + comm->size;
   for (int r = 0; r < comm->size; ++r) {
-    counts[r] = (int)av_gpu_share_size(array, comm, r);
-    offsets[r] = (int)av_gpu_share_first(array, comm, r);
+    counts[r] = (int)av_gpu_array_share_size(array, comm, r);
+    offsets[r] = (int)av_gpu_array_share_first(array, comm, r);
   }
   AV_TRY(down(be, (char *)staged->pinned + at, (char *)array->at + at, own));
   AV_TRY(AV_MPI(MPI_Allgatherv(MPI_IN_PLACE, 0, type_of(array), staged->pinned, counts, offsets,

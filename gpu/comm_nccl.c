@@ -239,15 +239,15 @@ typedef ncclResult_t (*share_call)(av_gpu_nccl *nccl, const av_gpu_array *array,
 
 static ncclResult_t reduce_share(av_gpu_nccl *nccl, const av_gpu_array *array, int rank,
                                  cudaStream_t stream) {
-  void *const at = av_gpu_share_at(array, nccl->comm, rank);
-  const int64_t n = av_gpu_share_size(array, nccl->comm, rank);
+  void *const at = av_gpu_array_share_at(array, nccl->comm, rank);
+  const int64_t n = av_gpu_array_share_size(array, nccl->comm, rank);
   return ncclReduce(at, at, (size_t)n, type_of(array), ncclSum, rank, nccl->nccl, stream);
 }
 
 static ncclResult_t spread_share(av_gpu_nccl *nccl, const av_gpu_array *array, int rank,
                                  cudaStream_t stream) {
-  void *const at = av_gpu_share_at(array, nccl->comm, rank);
-  const int64_t n = av_gpu_share_size(array, nccl->comm, rank);
+  void *const at = av_gpu_array_share_at(array, nccl->comm, rank);
+  const int64_t n = av_gpu_array_share_size(array, nccl->comm, rank);
   return ncclBroadcast(at, at, (size_t)n, type_of(array), rank, nccl->nccl, stream);
 }
 
@@ -255,7 +255,7 @@ static ncclResult_t spread_share(av_gpu_nccl *nccl, const av_gpu_array *array, i
 static ncclResult_t each_share(av_gpu_nccl *nccl, const av_gpu_array *array, cudaStream_t stream,
                                share_call call) {
   for (int r = 0; r < nccl->comm->size; ++r) {
-    if (av_gpu_share_size(array, nccl->comm, r) > 0) {
+    if (av_gpu_array_share_size(array, nccl->comm, r) > 0) {
       const ncclResult_t result = call(nccl, array, r, stream);
       if (result != ncclSuccess && result != ncclInProgress) {
         return result;

@@ -325,7 +325,7 @@ typedef struct av_backend_ops {
   void (*share_end)(av_backend *be);
   /* The other half: every rank receives the others' shares of an array. gather_begin starts one,
    * for n <= AV_SHARE_MOST; several may be under way, beside operations on other arrays. gather_end
-   * completes all of them. No sum by shares is under way meanwhile. */
+   * completes all of them. Both belong to one pass, and no sum by shares is under way meanwhile. */
   void (*gather_begin)(av_backend *be, av_kind kind, void *array, int64_t n);
   void (*gather_end)(av_backend *be);
 
@@ -339,6 +339,10 @@ typedef struct av_backend_ops {
   void (*pass_end)(av_backend *be);
 } av_backend_ops;
 
+/* When sums by shares run: beside operations and other sums; beside operations, while a sum waits
+ * for all that were begun before it; within share_begin. */
+typedef enum av_sums { AV_SUMS_BESIDE, AV_SUMS_IN_TURN, AV_SUMS_AT_ONCE } av_sums;
+
 struct av_backend {
   const av_backend_ops *ops;
   const av_comm *comm;
@@ -350,9 +354,9 @@ struct av_backend {
   bool keeps_passes;
   int gpu_rows;
   double gpu_timeout;
-  size_t bytes[AV_KINDS];  /* of one element of each kind; set by open, as are the next two */
-  bool queues;             /* operations return before they are done; who reads waits for all */
-  bool sums_in_turn;       /* a sum over ranks waits for all that were begun before it */
+  size_t bytes[AV_KINDS]; /* of one element of each kind; set by open, as are the next two */
+  bool queues;            /* operations return before they are done; who reads waits for all */
+  av_sums sums;
   av_gpu_use gpu;          /* cuda: memory of its device */
   void *state;             /* the backend's own */
   double *reads[AV_READS]; /* av_backend_read_begin's, oldest first; NULL: none */

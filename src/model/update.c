@@ -1,7 +1,7 @@
 /* The gradient's way to the other ranks, in parts that start as soon as they are complete, and the
  * optimiser's step. Where sums take turns, the decoder's part starts after the last sum of
  * BatchNorm's moments, which would wait for it: beside the first layer's gradient, the longest
- * operation left. All parameters are passed on together.
+ * operation left. Where nothing runs beside them all parts are one.
  *
  * Each rank receives the sum of its share of every part, updates those parameters, and passes them
  * on: the bytes of a sum to all ranks, 1/ranks of the optimiser's work, the same bits. */
@@ -33,12 +33,24 @@ static void cut_parts(av_vae *vae) {
   }
 }
 
+/* Messages: 256 KB take about 20 us on a link of 12 GB/s, ten times the latency of two more. On
+ * GPUs, whose sums take turns, those of a part are one operation beside the first layer's gradient;
+ * what a part costs after it, one more launch of the optimiser, is assumed to be the 2 us that 32
+ * KB take on such a link: not measured. */
+static int64_t least_part(av_sums sums) {
+  switch (sums) {
+    case AV_SUMS_BESIDE:
+      return 1 << 16;
+    case AV_SUMS_IN_TURN:
+      return 1 << 13;
+    case AV_SUMS_AT_ONCE:
+      break;
+  }
+  return INT64_MAX;
+}
+
 av_status av_take_parts(av_vae *vae) {
-  /* Messages: 256 KB take about 20 us on a link of 12 GB/s, ten times the latency of two more.
-   * Where sums take turns those of a part are one operation, beside the first layer's gradient, and
-   * one more launch of the optimiser is the price: 32 KB take about its 2 us on such a link. */
-  enum { LEAST_PART = 1 << 16, LEAST_IN_TURN = 1 << 13 };
-  vae->least_part = vae->be->sums_in_turn ? LEAST_IN_TURN : LEAST_PART;
+  vae->least_part = least_part(vae->be->sums);
   vae->part = av_calloc((size_t)(vae->layout.n_params / AV_SHARE_MOST + 3), sizeof *vae->part);
   AV_TRY_ALLOC(vae->part);
   cut_parts(vae);

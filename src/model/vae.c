@@ -264,7 +264,7 @@ static void step(av_vae *vae, const av_batch *batch, int64_t n_cells, av_draw dr
   be->ops->latent_draw(be, batch, &latent, vae->z_head, vae->l_head, vae->prior, vae->z, vae->l,
                        vae->losses);
   av_decode_train(vae, &p);
-  if (!be->sums_in_turn) {
+  if (be->sums != AV_SUMS_IN_TURN) {
     av_begin_parts(vae, p.n_early);
   }
   if (!vae->frozen_encoder) {

@@ -44,10 +44,10 @@ void av_vae_freeze_encoder(av_vae *vae);
 void av_vae_step(av_vae *vae, const av_batch *batch, int64_t n_cells, av_draw draw,
                  double kl_weight);
 /* The same as av_vae_step; each part of the gradient (decoder, encoder) starts on its way to the
- * other ranks as soon as it is complete. Nothing but av_vae_update with the same `adam` may follow
- * that touches the model; what does not, e.g. selecting the next minibatch, runs beside. A rank
- * that is alone may update the first layer's weights here, and leave their gradients out: no
- * gradients of other steps may be waiting. */
+ * other ranks as soon as it is complete, and holds up no other sum. Nothing but av_vae_update with
+ * the same `adam` may follow that touches the model; what does not, e.g. selecting the next
+ * minibatch, runs beside. A rank that is alone may update the first layer's weights here, and leave
+ * their gradients out: no gradients of other steps may be waiting. */
 void av_vae_train_step(av_vae *vae, const av_batch *batch, int64_t n_cells, av_draw draw,
                        double kl_weight, const av_adam *adam);
 /* A decoder's or encoder's gradient of fewer than n numbers travels with the other's. Before the

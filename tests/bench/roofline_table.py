@@ -11,7 +11,7 @@ from roofline_model import (SMS, CLOCK, HBM, L2, L1, FLOAT32, TF32, SINGLE, DOUB
 
 TARGETS = {("LDVAE-NB", 128): 1.0, ("LDVAE-NB", 4096): 0.15, ("scVI-NB", 128): 1.5,
            ("scVI-NB", 4096): 0.3, ("scVI-ZINB", 128): 1.5, ("scVI-ZINB", 4096): 0.3}
-TIMES, DEFAULT = 30, 128  # as fast as scvi-tools at its default minibatch: the target
+TIMES, DEFAULT_MINIBATCH = 30, 128  # as fast as scvi-tools, where that is its default: the target
 
 MEGA = lambda n: "%.1f" % (n / 1e6)
 MICRO = lambda s: "%.1f" % (s * 1e6)
@@ -177,22 +177,24 @@ def beside(record, host):
             "fast; ours, expected. Times as fast, beside the one and the other; from the faster host and "
             "our range from above to the slower and from below. Then what that says of %d times: not "
             "shown does not mean less, as what scvi-tools' GPU takes is left out. Its default minibatch "
-            "is %d." % (MICRO(START), FASTER, TIMES, DEFAULT),
+            "is %d." % (MICRO(START), FASTER, TIMES, DEFAULT_MINIBATCH),
             ""] + table(
         ["model", "minibatch", "scvi-tools, s", "faster host", "ours, s", "ratio", "faster host",
          "range", "%d times" % TIMES], rows, 1) + REPORTED.splitlines() + [""]
 
 
 def unmet(record, host):
-    """Targets that are not expected to be met, of models with default settings."""
+    """Targets that are not expected to be met, of models with default settings; scvi-tools' time beside
+    the host that was measured."""
+    record = completed(record)
     ours = {(c["model"], c["minibatch"]): expected_epochs(c)[1]
-            for c in completed(record)["cases"] if c["genes"] == 2000 and c["batches"] == 1}
-    theirs = {key: seconds[0] for key, seconds, _ in pairs(record, host)}
+            for c in record["cases"] if c["genes"] == 2000 and c["batches"] == 1}
     faults = ["%s, minibatch %d: %.3f s an epoch, not %.2f" % (*key, ours[key], most)
               for key, most in TARGETS.items() if ours[key] > most]
+    ratios = {key: theirs[0] / likely for key, theirs, (_, likely, _) in pairs(record, host)}
     return faults + ["%s, minibatch %d: %.1f times as fast as scvi-tools, not %d" % (
-        *key, theirs[key] / ours[key], TIMES)
-        for key in TARGETS if key[1] == DEFAULT and theirs[key] < TIMES * ours[key]]
+        *key, ratios[key], TIMES)
+        for key in TARGETS if key[1] == DEFAULT_MINIBATCH and ratios[key] < TIMES]
 
 
 def summary(record):

@@ -55,18 +55,6 @@ def communication(folder):
     assert "overlapped" in text and "is not measured" not in text, text
 
 
-def parts(folder):
-    """With default sizes both decoders' gradients travel by themselves through NCCL, beside the encoder's last;
-    through MPI, where nothing is beside, a linear decoder's travels with the rest: two operations fewer."""
-    data = os.path.join(folder, "2000.h5ad")
-    simulate(data, cells=150, genes=2000)
-    settings = [f"data.input={data}", "model.n_hidden=128", "train.max_epochs=1", "train.train_size=1.0"]
-    steps = lambda event: event["operations"] - 1 / event["steps"]  # the losses of the epoch are one more
-    operations = {(linear, sums): steps(told(folder, sums, [*settings, f"model.linear_decoder={linear}"])[0])
-                  for linear in ("yes", "no") for sums in ("nccl", "mpi")}
-    assert operations == {("yes", "nccl"): 8, ("yes", "mpi"): 6, ("no", "nccl"): 8, ("no", "mpi"): 8}, operations
-
-
 def model(folder):
     """Every array of numbers of the model file, as bytes."""
     arrays = {}
@@ -77,12 +65,44 @@ def model(folder):
     return arrays
 
 
-def graphs(folder):
+def parts(folder, settings):
+    """Of a step, through NCCL and MPI: operations; and the model, which is the same."""
+    operations, models = [], []
+    for sums in ("nccl", "mpi"):
+        event = told(folder, sums, [*settings, "train.max_epochs=1", "train.train_size=1.0"])[0]
+        operations += [round(event["operations"] * event["steps"]) - 1]  # one is of the epoch's losses
+        models += [model(folder)]
+        assert operations[-1] % event["steps"] == 0, event
+        operations[-1] //= event["steps"]
+    same_bits(*models)
+    return operations
+
+
+def default_sizes(folder):
+    """With default sizes either decoder's gradient travels by itself through NCCL, and the parameters together: two
+    sums by shares and one gathering beside those of BatchNorm. Through MPI, where nothing runs beside a sum, one
+    of each. In graphs, too."""
+    data = os.path.join(folder, "2000.h5ad")
+    simulate(data, cells=100, genes=2000)
+    for linear in ("yes", "no"):
+        settings = [f"data.input={data}", "model.n_hidden=128", f"model.linear_decoder={linear}"]
+        found = parts(folder, settings)
+        assert found == [4 + 3, 4 + 2], (linear, found)
+        graphs(folder, settings)
+
+
+def same_bits(one, other):
+    assert one.keys() == other.keys()
+    differ = [name for name in other if other[name] != one[name]]
+    assert not differ, differ
+
+
+def graphs(folder, settings=()):
     """Passes that are played from graphs, NCCL's sums in them, give the bits of those that are queued; also
     where branches of the graphs run in another order."""
     models, played = [], []
     for keep, order in (("no", "ascending"), ("yes", "ascending"), ("yes", "descending")):
-        errors = run(folder, ["train.batch_size=16", "train.max_epochs=3", f"runtime.cuda_graphs={keep}"],
+        errors = run(folder, ["train.batch_size=16", "train.max_epochs=3", *settings, f"runtime.cuda_graphs={keep}"],
                      {"AV_EMULATED_REPORT": "1", "AV_EMULATED_ORDER": order})[1]
         assert "standin:" not in errors, errors  # communicators end by themselves: after their graphs
         played += [[int(n) for n in re.findall(r"emulation: .* kernels, (\d+) of graphs", errors)]]
@@ -90,9 +110,7 @@ def graphs(folder):
     assert played[0] == [0, 0] and len(played[1]) == 2 and min(played[1]) > 10, played
     assert played[2] == played[1], played
     for other in models[1:]:
-        assert other.keys() == models[0].keys()
-        differ = [name for name in other if other[name] != models[0][name]]
-        assert not differ, differ
+        same_bits(models[0], other)
 
 
 def waits(folder):
@@ -191,7 +209,7 @@ def main():
                        f"[train]\nmax_epochs = 2\n[output]\npath = {folder}/out.h5ad\noverwrite = yes\n"
                        "[runtime]\nthreads = 1\nprogress = none\n")
         communication(folder)
-        parts(folder)
+        default_sizes(folder)
         graphs(folder)
         waits(folder)
         ways(folder)

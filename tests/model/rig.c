@@ -95,9 +95,9 @@ void rig_open_with(rig *r, const rig_kind *kind, const av_comm *comm, av_model_s
                        .same_bits = kind->same_bits,
                        .sums_by_mpi = kind->sums_by_mpi,
                        .keeps_passes = kind->keeps_passes,
-                       .sums_in_turn = kind->sums_in_turn,
                        .gpu_rows = kind->gpu_rows};
   assert_int_equal(ops->open(&r->be), AV_OK);
+  r->be.sums = kind->sums != AV_SUMS_BESIDE ? kind->sums : r->be.sums;
   toy_create(&r->dataset, &r->split, comm, n_cells, spec.n_genes, spec.n_batches);
   toy_add(&r->dataset, extras);
   spec = rig_spec_with(spec, extras);

@@ -28,7 +28,7 @@ typedef struct rig {
 typedef struct rig_kind {
   const av_backend_ops *ops;
   bool strict;
-  bool sums_in_turn;                         /* as if they did, for the model; cpu, reference */
+  av_sums sums;                              /* what the model is told of them; cpu, reference */
   bool keeps_passes, same_bits, sums_by_mpi; /* cuda */
   int gpu_rows;                              /* cuda */
   double tolerance;                          /* relative error allowed */

@@ -53,9 +53,9 @@ static double term_sum(int64_t i, int64_t array) {
   return sum;
 }
 
-/* Two sums under way, a blocking one in between, their shares, and all of both everywhere. */
+/* Some sums under way, a blocking one in between, their shares, and all of them everywhere. */
 static void check_shares(av_backend *be, int64_t n) {
-  enum { ARRAYS = 2 };
+  enum { ARRAYS = 9 };
   void *array[ARRAYS] = {NULL};
   double *values = av_calloc((size_t)n, sizeof *values);
   for (int64_t a = 0; a < ARRAYS; ++a) {
@@ -223,11 +223,11 @@ static void spy_gradient(av_backend *be, const av_batch *batch, bool log1p, bool
 }
 
 /* The order of a step's operations up to the update's. */
-static const char *order_of_step(const av_model_spec *spec, bool in_turn) {
+static const char *order_of_step(av_model_spec spec, av_sums sums) {
   rig_kind spied_kind = kind;
-  spied_kind.sums_in_turn = in_turn;
+  spied_kind.sums = sums;
   rig r;
-  rig_open(&r, &spied_kind, &comm, *spec, CELLS);
+  rig_open(&r, &spied_kind, &comm, spec, CELLS);
   spied = r.be.ops;
   av_backend_ops spy = *spied;
   spy.allreduce = spy_allreduce;
@@ -245,8 +245,8 @@ static const char *order_of_step(const av_model_spec *spec, bool in_turn) {
 }
 
 /* With the sizes that users have if they say nothing. */
-static av_model_spec default_spec(bool linear) {
-  av_model_spec spec = rig_spec(linear, AV_LIKELIHOOD_NB, AV_DISPERSION_GENE, false, 1, 1);
+static av_model_spec default_spec(bool linear, int64_t n_layers) {
+  av_model_spec spec = rig_spec(linear, AV_LIKELIHOOD_NB, AV_DISPERSION_GENE, false, n_layers, 1);
   spec.n_genes = 2000;
   spec.n_hidden = 128;
   spec.n_latent = 10;
@@ -258,18 +258,21 @@ static av_model_spec default_spec(bool linear) {
  * their part travels alone only where that is one operation, not messages. */
 static void test_order(void **state) {
   (void)state;
-  const av_model_spec deep = default_spec(false);
-  /* sums of BatchNorm's moments: of both layers forward, back through the decoder's; the encoder's
-   */
-  assert_string_equal(order_of_step(&deep, false), "aaasags");
-  assert_string_equal(order_of_step(&deep, true), "aaaasgs");
-  const av_model_spec linear = default_spec(true);
+  /* sums of BatchNorm's moments: forward, back through the decoder; back through the encoder's */
+  const av_model_spec deep = default_spec(false, 1);
+  assert_string_equal(order_of_step(deep, AV_SUMS_BESIDE), "aaasags");
+  assert_string_equal(order_of_step(deep, AV_SUMS_IN_TURN), "aaaasgs");
+  assert_string_equal(order_of_step(deep, AV_SUMS_AT_ONCE), "aaaags");
+  const av_model_spec deeper = default_spec(false, 2);
+  assert_string_equal(order_of_step(deeper, AV_SUMS_BESIDE), "aaaaaasaags");
+  assert_string_equal(order_of_step(deeper, AV_SUMS_IN_TURN), "aaaaaaaasgs");
   /* the decoder's are of its input, and of the gradient's way back through its head */
-  assert_string_equal(order_of_step(&linear, false), "aaaags");
-  assert_string_equal(order_of_step(&linear, true), "aaaasgs");
+  const av_model_spec linear = default_spec(true, 1);
+  assert_string_equal(order_of_step(linear, AV_SUMS_BESIDE), "aaaags");
+  assert_string_equal(order_of_step(linear, AV_SUMS_IN_TURN), "aaaasgs");
   /* not worth an operation */
   const av_model_spec tiny = rig_spec(true, AV_LIKELIHOOD_NB, AV_DISPERSION_GENE, false, 1, 1);
-  assert_string_equal(order_of_step(&tiny, true), "aaaags");
+  assert_string_equal(order_of_step(tiny, AV_SUMS_IN_TURN), "aaaags");
 }
 
 /* ---- how much ---- */

@@ -38,7 +38,9 @@ static void open_way(const way *w) {
   traffic = (av_traffic){0};
   comm.traffic = &traffic;
   assert_int_equal(rig_open(&r, &comm, w->through_mpi, PATIENCE), AV_OK);
-  assert_true(r.be.sums_in_turn == (comm.size > 1 && !w->through_mpi));
+  assert_int_equal(r.be.sums, comm.size == 1   ? AV_SUMS_BESIDE
+                              : w->through_mpi ? AV_SUMS_AT_ONCE
+                                               : AV_SUMS_IN_TURN);
 }
 
 static void close_way(void) {
@@ -262,35 +264,35 @@ static void queued_only(void **unused) {
   close_way();
 }
 
-/* Gatherings through NCCL are one operation, up to eight of them. */
+/* Arrays are gathered through NCCL in one operation, up to eight of them; what is queued for the
+ * next array meanwhile is no part of it. */
 static void gathered_together(void **unused) {
   (void)unused;
   if (comm.size == 1) {
     return;
   }
-  enum { N = 40, ARRAYS = 9 };
+  enum { N = 40, ARRAYS = 9, TOGETHER = 8 };
   for (int w = 0; w < WAYS; ++w) {
     open_way(&ways[w]);
     float *array[ARRAYS];
     for (int arrays = 1; arrays <= ARRAYS; ++arrays) {
+      const int groups = standin.groups;
+      const int64_t operations = traffic.operations;
       for (int a = 0; a < arrays; ++a) {
         array[a] = make(AV_REAL, N + a);
-        for (int i = 0; i < N + a; ++i) {
-          array[a][i] = (float)(100 * comm.rank + a);
-        }
-      }
-      const int before = standin.groups;
-      for (int a = 0; a < arrays; ++a) {
+        fill(array[a], AV_REAL, N + a, a);
         av_gpu_gather_begin(&r.be, AV_REAL, array[a], N + a);
       }
       av_gpu_gather_end(&r.be);
       wait_all();
-      assert_int_equal(standin.groups - before, ways[w].through_mpi ? 0 : arrays <= 8 ? 1 : 2);
+      const int queued = arrays <= TOGETHER ? 1 : 2;
+      assert_int_equal(standin.groups - groups, ways[w].through_mpi ? 0 : queued);
+      assert_int_equal(traffic.operations - operations, ways[w].through_mpi ? arrays : queued);
       for (int a = 0; a < arrays; ++a) {
         for (int rank = 0; rank < comm.size; ++rank) {
           const int64_t end = av_share_first(&comm, N + a, rank + 1);
           for (int64_t i = av_share_first(&comm, N + a, rank); i < end; ++i) {
-            assert_true(array[a][i] == (float)(100 * rank + a));
+            assert_true(array[a][i] == (float)term(i, rank, a));
           }
         }
         cudaFree(array[a]);
@@ -406,38 +408,61 @@ static void switches(void **unused) {
 
 /* ---- captured ---- */
 
-/* The sums of a training step: by shares beside, to all meanwhile, and the gather. The step's
- * number, `at`, is on the device, and so are all results. */
+/* The sums of a training step: by shares beside, of two parts, to all meanwhile, and both parts
+ * gathered. The step's number, `at`, is on the device, and so are all results. */
+enum { PARTS = 2 };
 typedef struct step {
   av_kind kind;
-  int64_t n;
-  void *grads, *own, *sums;
+  int64_t n[PARTS];
+  void *grads[PARTS], *own[PARTS], *sums;
   int64_t *at;
 } step;
 
 static step make_step(av_kind kind, int64_t n) {
-  return (step){kind, n, make(kind, n), make(kind, n), make(AV_SUM, FEW), make(AV_SUM, 1)};
+  step s = {.kind = kind, .n = {n, 2 * n + 3}, .sums = make(AV_SUM, FEW), .at = make(AV_SUM, 1)};
+  for (int p = 0; p < PARTS; ++p) {
+    s.grads[p] = make(kind, s.n[p]);
+    s.own[p] = make(kind, s.n[p]);
+  }
+  return s;
+}
+
+static void free_step(const step *s) {
+  for (int p = 0; p < PARTS; ++p) {
+    cudaFree(s->grads[p]);
+    cudaFree(s->own[p]);
+  }
+  cudaFree(s->sums);
+  cudaFree(s->at);
 }
 
 static void queue_step(const step *s) {
-  queue_filling((filling){s->grads, s->kind, s->n, 1, s->at});
-  av_gpu_share_begin(&r.be, s->kind, s->grads, s->n);
-  queue_filling((filling){s->sums, AV_SUM, FEW, 2, s->at});
+  for (int p = 0; p < PARTS; ++p) {
+    queue_filling((filling){s->grads[p], s->kind, s->n[p], p, s->at});
+    av_gpu_share_begin(&r.be, s->kind, s->grads[p], s->n[p]);
+  }
+  queue_filling((filling){s->sums, AV_SUM, FEW, PARTS, s->at});
   av_gpu_allreduce(&r.be, AV_SUM, s->sums, FEW);
   av_gpu_share_end(&r.be);
-  const size_t bytes = (size_t)s->n * r.be.bytes[s->kind];
-  assert_int_equal(cudaMemcpyAsync(s->own, s->grads, bytes, cudaMemcpyDeviceToDevice, r.gpu.stream),
-                   cudaSuccess);
-  av_gpu_gather_begin(&r.be, s->kind, s->grads, s->n);
+  for (int p = 0; p < PARTS; ++p) {
+    const size_t bytes = (size_t)s->n[p] * r.be.bytes[s->kind];
+    assert_int_equal(
+        cudaMemcpyAsync(s->own[p], s->grads[p], bytes, cudaMemcpyDeviceToDevice, r.gpu.stream),
+        cudaSuccess);
+    av_gpu_gather_begin(&r.be, s->kind, s->grads[p], s->n[p]);
+  }
   av_gpu_gather_end(&r.be);
 }
 
 static void check_step(const step *s) {
-  check_own(s->own, s->kind, s->n, 1 + *s->at);
-  for (int64_t i = 0; i < s->n + FEW; ++i) {
-    const int64_t j = i - s->n; /* of the sums, which come last */
-    assert_true(j < 0 ? at(s->grads, s->kind, i) == term_sum(i, 1 + *s->at)
-                      : at(s->sums, AV_SUM, j) == term_sum(j, 2 + *s->at));
+  for (int p = 0; p < PARTS; ++p) {
+    check_own(s->own[p], s->kind, s->n[p], p + *s->at);
+    for (int64_t i = 0; i < s->n[p]; ++i) {
+      assert_true(at(s->grads[p], s->kind, i) == term_sum(i, p + *s->at));
+    }
+  }
+  for (int64_t i = 0; i < FEW; ++i) {
+    assert_true(at(s->sums, AV_SUM, i) == term_sum(i, PARTS + *s->at));
   }
 }
 
@@ -481,9 +506,7 @@ static void check_captured(av_kind kind, int64_t n) {
     check_step(&s);
   }
   cudaGraphExecDestroy(ready);
-  for (int i = 0; i < 4; ++i) {
-    cudaFree((void *[]){s.grads, s.own, s.sums, s.at}[i]);
-  }
+  free_step(&s);
 }
 
 static void captured_steps(void **unused) {
