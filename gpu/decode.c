@@ -13,8 +13,8 @@
 #include "trial.h"
 
 enum {
-  RHO_BYTES = 24 << 20, /* of rho and logits that are summed: they stay in the second-level cache */
-  ALIGNMENT = 256       /* bytes */
+  LOGITS_BYTES = 24 << 20, /* of what rho is summed from: they stay in the second-level cache */
+  ALIGNMENT = 256          /* bytes */
 };
 _Static_assert(AV_DECODE_WIDTH % 8 == 0 && AV_DECODE_WIDTH > AV_DECODE_FEW,
                "inputs are multiplied 8 at a time, and warps share the sums of many");
@@ -167,7 +167,7 @@ static void cut_losses(decode_run *run) {
  * there: rows need not be many to fill the device. */
 static void cut_values(decode_run *run, int outputs) {
   const int64_t row = outputs * run->call.n_genes * (int64_t)sizeof(float);
-  run->chunk = at_most(at_least(AV_GPU_FETCH_BYTES / row, AV_DECODE_CELLS), run->max_rows);
+  run->chunk = at_most(at_least(AV_GPU_FETCH_BYTES / row, AV_GPU_FETCH_CELLS), run->max_rows);
 }
 
 /* A block of scratch: without `at` only measured. */
@@ -228,12 +228,11 @@ static void take_losses(decode_run *run, scratch *from) {
   take_keys(from, run->chunk, &run->dispersions);
 }
 
-/* Rows of logits where they are needed; and of rho, which is returned, if asked for. */
-static float *take_values(decode_run *run, scratch *from, bool rho) {
+/* Rows of logits where they are needed. */
+static void take_logits(scratch *from, decode_run *run) {
   if (run->call.wide) {
     run->call.head[0].rows = take(from, run->chunk * run->call.stride, sizeof(float));
   }
-  return rho ? take(from, run->chunk * run->call.n_genes, sizeof(float)) : NULL;
 }
 
 /* --- a chunk ---------------------------------------------------------------------------------- */
@@ -415,22 +414,25 @@ av_status av_gpu_decode_cells(av_backend *be, const av_batch *batch, const av_de
 /* Where they go, host memory; NULL: not asked for. */
 typedef struct outputs {
   float *rho, *mu;
-  int n;         /* of the two */
+  int n; /* of the two */
+  av_average average;
   int64_t taken; /* cells that have arrived */
 } outputs;
 
-/* The chunk's, on their way: rho, then mu. */
+/* The chunk's, rho, then mu; on their way when they are whole: until then the next call finds them
+ * in the slot that was not sent. */
 static av_status send_chunk(decode_run *run, const outputs *to) {
   av_gpu *gpu = av_gpu_of(run->be);
   const int64_t numbers = run->call.n * run->call.n_genes;
   void *slot = NULL;
   AV_TRY(
       av_gpu_fetch_room(run->be, &gpu->outputs, (size_t)(to->n * numbers) * sizeof(float), &slot));
-  float *rho = to->rho != NULL ? slot : NULL;
-  float *mu = to->mu == NULL ? NULL : rho == NULL ? slot : rho + numbers;
+  av_gpu_decode_outputs at = {.share = (float)to->average.n, .added = to->average.at > 0};
+  at.rho = to->rho != NULL ? slot : NULL;
+  at.mu = to->mu == NULL ? NULL : at.rho == NULL ? slot : at.rho + numbers;
   wide_logits(run);
-  AV_TRY(AV_CUDA(av_gpu_decode_values(gpu->stream, &run->call, rho, mu)));
-  return av_gpu_fetch_send(run->be, gpu->outputs);
+  AV_TRY(AV_CUDA(av_gpu_decode_values(gpu->stream, &run->call, &at)));
+  return to->average.at + 1 < to->average.n ? AV_OK : av_gpu_fetch_send(run->be, gpu->outputs);
 }
 
 /* The oldest chunk under way, of the batch's `rows` cells. */
@@ -454,25 +456,30 @@ static av_status take_chunk(const decode_run *run, int64_t rows, outputs *to) {
 }
 
 av_status av_gpu_decode_output(av_backend *be, const av_batch *batch, const av_decode *decode,
-                               const av_real *x, const av_real *l, float *rho, float *mu) {
-  outputs to = {.rho = rho, .mu = mu, .n = (rho != NULL ? 1 : 0) + (mu != NULL ? 1 : 0)};
+                               const av_real *x, const av_real *l, av_average average, float *rho,
+                               float *mu) {
+  outputs to = {
+      .rho = rho, .mu = mu, .n = (rho != NULL ? 1 : 0) + (mu != NULL ? 1 : 0), .average = average};
   decode_run run;
   if (to.n == 0) {
     return AV_OK;
   }
   begin_values(&run, be, batch, decode, x, l);
   cut_values(&run, to.n);
+  if (average.n > 1 && batch->n > run.chunk) {
+    return AV_FAIL_BUG("an average of outputs of %lld cells", (long long)batch->n);
+  }
   scratch space = {0};
-  (void)take_values(&run, &space, false);
+  take_logits(&space, &run);
   space = (scratch){.at = av_gpu_work(be, space.size)};
-  (void)take_values(&run, &space, false);
+  take_logits(&space, &run);
   while (next_chunk(&run, batch->n)) {
     if (av_gpu_fetch_pending(av_gpu_of(be)->outputs) == AV_GPU_FETCH_SLOTS) {
       AV_TRY(take_chunk(&run, batch->n, &to));
     }
     AV_TRY(send_chunk(&run, &to));
   }
-  while (to.taken < batch->n) {
+  while (average.at + 1 == average.n && to.taken < batch->n) {
     AV_TRY(take_chunk(&run, batch->n, &to));
   }
   return AV_OK;
@@ -480,22 +487,29 @@ av_status av_gpu_decode_output(av_backend *be, const av_batch *batch, const av_d
 
 /* --- sums of rho ------------------------------------------------------------------------------ */
 
+static float2 *take_sums(scratch *from, decode_run *run) {
+  take_logits(from, run);
+  return take(from, run->chunk, sizeof(float2));
+}
+
+/* Of a linear decoder no logits are written, however many inputs they have. */
 av_status av_gpu_decode_sums(av_backend *be, const av_batch *batch, const av_decode *decode,
                              const av_real *x, const av_real *l, double scale, av_sum *sums) {
   cudaStream_t stream = av_gpu_of(be)->stream;
   decode_run run;
   begin_values(&run, be, batch, decode, x, l);
+  run.call.wide = run.call.wide && !decode->linear;
   const int64_t row = run.call.stride * (int64_t)sizeof(float);
-  const int64_t cells = RHO_BYTES / (run.call.wide ? 2 * row : row);
-  run.chunk = at_most(at_least(cells, AV_DECODE_CELLS), run.max_rows);
+  const int64_t most = run.call.wide ? LOGITS_BYTES / row : run.max_rows;
+  run.chunk = at_most(at_least(most, AV_DECODE_CELLS), run.max_rows);
   scratch space = {0};
-  (void)take_values(&run, &space, true);
+  (void)take_sums(&space, &run);
   space = (scratch){.at = av_gpu_work(be, space.size)};
-  float *rho = take_values(&run, &space, true);
+  float2 *const norms = take_sums(&space, &run);
   while (next_chunk(&run, run.max_rows)) {
     wide_logits(&run);
-    AV_GPU_RUN(be, av_gpu_decode_values(stream, &run.call, rho, NULL));
-    AV_GPU_RUN(be, av_gpu_decode_add_values(stream, &run.call, rho, scale, (av_wide *)sums));
+    AV_GPU_RUN(be, av_gpu_decode_norms(stream, &run.call, norms));
+    AV_GPU_RUN(be, av_gpu_decode_add_values(stream, &run.call, norms, scale, (av_wide *)sums));
   }
   return AV_OK;
 }

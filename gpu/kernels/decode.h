@@ -183,9 +183,18 @@ cudaError_t av_gpu_decode_sort(cudaStream_t stream, const av_gpu_decode *call,
 cudaError_t av_gpu_decode_groups(cudaStream_t stream, const av_gpu_decode *call,
                                  const av_gpu_decode_keys *keys, const float *rows, float *sums);
 
-/* rho and mu (n, G) of the chunk, on the device; either may be NULL. */
-cudaError_t av_gpu_decode_values(cudaStream_t stream, const av_gpu_decode *call, float *rho,
-                                 float *mu);
+/* rho and mu (n, G) of the chunk, on the device; either may be NULL. Divided by `share`, and `added`
+ * to what is there. */
+typedef struct av_gpu_decode_outputs {
+  float *rho, *mu;
+  float share;
+  bool added;
+} av_gpu_decode_outputs;
+cudaError_t av_gpu_decode_values(cudaStream_t stream, const av_gpu_decode *call,
+                                 const av_gpu_decode_outputs *to);
+/* norms (n): what rho follows from with a cell's logits, exp(logit - x) y, which wide ones are
+ * completed for; with softplus {0, 1}. */
+cudaError_t av_gpu_decode_norms(cudaStream_t stream, const av_gpu_decode *call, float2 *norms);
 
 #ifdef __cplusplus
 }

@@ -1,36 +1,70 @@
-/* Sums of rho over cells: a thread has a gene and some cells, and adds its sum to those of other
- * threads by atomic operations on whole numbers, which are free of order. Bound: 4 bytes read for
- * each cell and gene, from the second-level cache. */
+/* Sums of rho over cells: a thread has a gene and some cells, makes their logits a few at a time, or
+ * takes wide ones, and adds its sum to those of other threads by atomic operations on whole
+ * numbers, which are free of order. Bound: the sums' 64-bit arithmetic. */
 #include "kernels/decode_sums.h"
 
-#include "kernels/device.h"
+#include "kernels/decode_logits.h"
 
-enum { THREADS = 256, CELLS = 64 };
+enum { THREADS = 256, CELLS = 64, FEW = 4 };
 
 static __device__ __forceinline__ void add_word(int64_t *to, int64_t word) {
   atomicAdd((unsigned long long *)to, (unsigned long long)word);
 }
 
+/* Cells [first, end) of the chunk, of which the block takes FEW; x: shared memory for them. */
+static __device__ __forceinline__ av_tile<FEW> tile_at(const av_gpu_decode &call, int64_t first,
+                                                       int64_t end, float *x) {
+  av_tile<FEW> tile;
+  tile.first = first;
+  tile.live = end - first < FEW ? (int)(end - first) : FEW;
+  tile.x = x;
+  tile.held = NULL;
+  AV_UNROLL
+  for (int r = 0; r < FEW; ++r) {
+    tile.row[r] = r < tile.live ? call.rows.row[call.first + first + r] : 0;
+  }
+  return tile;
+}
+
 static __global__ void __launch_bounds__(THREADS)
-    add_values(const av_gpu_decode call, const float *__restrict__ rho, double scale,
+    add_values(const av_gpu_decode call, const float2 *__restrict__ norms, double scale,
                av_wide *sums) {
-  const int64_t g = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+  AV_SHARED_ARRAY(float, room_of_inputs);
+  const int g = (int)(blockIdx.x * THREADS + threadIdx.x);
   const int64_t live = av_n_rows(call.rows) - call.first;
   const int64_t begin = (int64_t)blockIdx.y * CELLS;
-  if (g >= call.n_genes || begin >= live) {
-    return;
-  }
+  int64_t end = live < call.n ? live : call.n;
+  end = end < begin + CELLS ? end : begin + CELLS;
   av_wide sum = {0, 0};
-  for (int64_t i = begin; i < begin + CELLS && i < live && i < call.n; ++i) {
-    av_wide_add(&sum, scale * (double)rho[i * call.n_genes + g]);
+  for (int64_t first = begin; first < end; first += FEW) {
+    const av_tile<FEW> tile = tile_at(call, first, end, room_of_inputs);
+    __syncthreads(); /* the last inputs have been read */
+    av_tile_inputs(call, tile);
+    __syncthreads();
+    if (g >= call.n_genes) {
+      continue;
+    }
+    float logit[FEW];
+    av_logits(call, 0, tile, g, logit);
+    AV_UNROLL
+    for (int r = 0; r < FEW; ++r) {
+      if (r < tile.live) {
+        const float2 norm = norms[first + r];
+        const float e = call.softplus ? av_softplus_of(logit[r]).value : expf(logit[r] - norm.x);
+        av_wide_add(&sum, scale * (double)(e * norm.y));
+      }
+    }
   }
-  add_word(&sums[g].high, sum.high);
-  add_word(&sums[g].low, sum.low);
+  if (g < call.n_genes && begin < end) {
+    add_word(&sums[g].high, sum.high);
+    add_word(&sums[g].low, sum.low);
+  }
 }
 
 extern "C" cudaError_t av_gpu_decode_add_values(cudaStream_t stream, const av_gpu_decode *call,
-                                                const float *rho, double scale, av_wide *sums) {
+                                                const float2 *norms, double scale, av_wide *sums) {
   const dim3 grid(av_blocks(call->n_genes, THREADS), av_blocks(call->n, CELLS));
-  AV_LAUNCH(add_values, grid, THREADS, 0, stream, *call, rho, scale, sums);
+  const size_t shared = call->wide ? 0 : (size_t)(call->n_in * FEW) * sizeof(float);
+  AV_LAUNCH(add_values, grid, THREADS, shared, stream, *call, norms, scale, sums);
   return cudaGetLastError();
 }

@@ -10,9 +10,9 @@
 extern "C" {
 #endif
 
-/* sums (G) += scale * rho (n, G) of the chunk's cells. */
+/* sums (G) += scale * rho of the chunk's cells, of which norms (n) are av_gpu_decode_norms'. */
 cudaError_t av_gpu_decode_add_values(cudaStream_t stream, const av_gpu_decode *call,
-                                     const float *rho, double scale, av_wide *sums);
+                                     const float2 *norms, double scale, av_wide *sums);
 
 #ifdef __cplusplus
 }

@@ -1,5 +1,5 @@
 /* rho and mu: a block has a cell, and makes its logits twice. Bound: 8 bytes written for each cell
- * and gene, and their way to the host. */
+ * and gene, and their way to the host. Or what they are normalised by, alone. */
 #include "kernels/decode_logits.h"
 
 enum { THREADS = 256 };
@@ -11,7 +11,14 @@ enum { THREADS = 256 };
 #define BOUNDS __launch_bounds__(THREADS)
 #endif
 
-static __global__ void BOUNDS values(const av_gpu_decode call, bool held, float *rho, float *mu) {
+static __device__ __forceinline__ void put(const av_gpu_decode_outputs &to, float *at, float value) {
+  const float mine = value / to.share;
+  *at = to.added ? *at + mine : mine;
+}
+
+/* norms: they alone are asked for; NULL: the outputs. */
+static __global__ void BOUNDS values(const av_gpu_decode call, bool held,
+                                     const av_gpu_decode_outputs to, float2 *norms) {
   AV_SHARED_ARRAY(float, room_of_logits);
   __shared__ double2 room[THREADS / AV_WARP];
   __shared__ float shared_top;
@@ -38,25 +45,42 @@ static __global__ void BOUNDS values(const av_gpu_decode call, bool held, float 
   }
   __syncthreads();
   const float inverse = (float)(1.0 / shared_sum);
+  if (norms != NULL) {
+    if (threadIdx.x == 0) {
+      norms[tile.first] = make_float2(shared_top, inverse);
+    }
+    return;
+  }
   const double rate = exp((double)call.l[call.first + tile.first]) / shared_sum;
   for (int g = (int)threadIdx.x; g < call.n_genes; g += THREADS) {
     float logit[1];
     av_logits(call, 0, tile, g, logit);
     const float e = call.softplus ? av_softplus_of(logit[0]).value : expf(logit[0] - shared_top);
     const int64_t at = tile.first * call.n_genes + g;
-    if (rho != NULL) {
-      rho[at] = e * inverse;
+    if (to.rho != NULL) {
+      put(to, &to.rho[at], e * inverse);
     }
-    if (mu != NULL) {
-      mu[at] = (float)(rate * (double)e);
+    if (to.mu != NULL) {
+      put(to, &to.mu[at], (float)(rate * (double)e));
     }
   }
 }
 
-extern "C" cudaError_t av_gpu_decode_values(cudaStream_t stream, const av_gpu_decode *call,
-                                            float *rho, float *mu) {
+static cudaError_t launch(cudaStream_t stream, const av_gpu_decode &call,
+                          const av_gpu_decode_outputs &to, float2 *norms) {
   bool held = false;
-  const size_t shared = av_tile_bytes(*call, 1, &held);
-  AV_LAUNCH(values, (unsigned)call->n, THREADS, shared, stream, *call, held, rho, mu);
+  const size_t shared = av_tile_bytes(call, 1, &held);
+  AV_LAUNCH(values, (unsigned)call.n, THREADS, shared, stream, call, held, to, norms);
   return cudaGetLastError();
+}
+
+extern "C" cudaError_t av_gpu_decode_values(cudaStream_t stream, const av_gpu_decode *call,
+                                            const av_gpu_decode_outputs *to) {
+  return launch(stream, *call, *to, NULL);
+}
+
+extern "C" cudaError_t av_gpu_decode_norms(cudaStream_t stream, const av_gpu_decode *call,
+                                           float2 *norms) {
+  const av_gpu_decode_outputs none = {NULL, NULL, 1.0f, false};
+  return launch(stream, *call, none, norms);
 }

@@ -3,6 +3,7 @@
 
 #include "backend/cpu/cpu.h"
 #include "backend/cuda_module.h"
+#include "backend/gpu_memory.h"
 #include "backend/reference/reference.h"
 #include "base/exact.h"
 #include "base/memory.h"
@@ -129,13 +130,20 @@ static void add_rho(int threads, int64_t n, int64_t n_genes, const float *rho, d
   }
 }
 
+/* One piece of what travels from a GPU, where they are added up. */
+int64_t av_backend_average_rows(int64_t n_genes) {
+  const int64_t rows = AV_GPU_FETCH_BYTES / (2 * n_genes * (int64_t)sizeof(float));
+  return rows > AV_GPU_FETCH_CELLS ? rows : AV_GPU_FETCH_CELLS;
+}
+
 av_status av_backend_sum_rho(av_backend *be, const av_batch *batch, int64_t n,
                              const av_decode *decode, const av_real *x, const av_real *l,
                              double scale, av_sum *sums) {
   const int threads = be->threads > 0 ? be->threads : 1;
   float *rho = av_malloc((size_t)(n * decode->n_genes), sizeof *rho);
   AV_TRY_ALLOC(rho);
-  const av_status status = be->ops->decode_output(be, batch, decode, x, l, rho, NULL);
+  const av_status status =
+      be->ops->decode_output(be, batch, decode, x, l, (av_average){.n = 1}, rho, NULL);
   if (status == AV_OK) {
     add_rho(threads, n, decode->n_genes, rho, scale, (av_wide *)(void *)sums);
   }

@@ -156,6 +156,9 @@ typedef enum av_pass_kind {
   AV_PASS_STEP, /* a training step with its update */
   AV_PASS_EVALUATION,
   AV_PASS_ENCODING,
+  AV_PASS_MEANS,      /* decoding those of z and l, up to the heads */
+  AV_PASS_DRAWS,      /* decoding one of each */
+  AV_PASS_SUMS,       /* decoding means, with sums of rho */
   AV_PASS_STATISTICS, /* of a BatchNorm over all cells */
   AV_PASSES
 } av_pass_kind;
@@ -167,6 +170,11 @@ typedef struct av_pass_values {
   double kl_weight;    /* 0 outside training */
   const av_adam *adam; /* of these lr, scale and step; NULL: no update */
 } av_pass_values;
+
+/* Which of n outputs that are averaged: 0, 1, ... n - 1. {0, 1}: one by itself. */
+typedef struct av_average {
+  int64_t at, n;
+} av_average;
 
 typedef struct av_backend_ops {
   const char *name;
@@ -298,9 +306,11 @@ typedef struct av_backend_ops {
   av_status (*decode_cells)(av_backend *be, const av_batch *batch, const av_decode *decode,
                             const av_real *x, const av_real *l, double *nll);
   /* rho (B, G) and mu = exp(l) rho, host memory; either may be NULL. Labels and px_r are not
-   * needed. */
+   * needed. Of an average, of at most av_backend_average_rows rows, rho and mu are whole after the
+   * last call; between the calls nobody asks for other outputs. */
   av_status (*decode_output)(av_backend *be, const av_batch *batch, const av_decode *decode,
-                             const av_real *x, const av_real *l, float *rho, float *mu);
+                             const av_real *x, const av_real *l, av_average average, float *rho,
+                             float *mu);
   /* For each gene the sum over the batch's cells of scale * rho, by av_wide_add of base/exact.h: it
    * is free of order, and nothing of (B, G) has to reach the host. `sums` are the 2 G words of G
    * av_wide, which other operations copy as they are. */
@@ -400,6 +410,8 @@ void av_backend_no_pass_end(av_backend *be);
 /* read_begin and read_end of such backends: read at once, and given later. */
 av_status av_backend_read_begin(av_backend *be, av_kind kind, const void *array, int64_t n);
 av_status av_backend_read_end(av_backend *be, av_kind kind, int64_t n, double *values);
+/* Cells that may be averaged at a time, at least 32. */
+int64_t av_backend_average_rows(int64_t n_genes);
 /* decode_sums of the batch's n rows where arrays are the host's own: over decode_output's rho. */
 av_status av_backend_sum_rho(av_backend *be, const av_batch *batch, int64_t n,
                              const av_decode *decode, const av_real *x, const av_real *l,

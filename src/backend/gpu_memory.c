@@ -72,9 +72,9 @@ int64_t av_gpu_scratch_bytes(const av_gpu_scratch *of) {
 /* ---- results ---- */
 
 int64_t av_gpu_fetch_bytes(int64_t max_rows, int64_t n_genes, int64_t n_latent) {
-  enum { CELLS = 32, OUTPUTS = 2 }; /* a piece has so many cells at least */
+  enum { OUTPUTS = 2 };
   const int64_t number = sizeof(float);
-  const int64_t least = OUTPUTS * smaller(max_rows, CELLS) * n_genes * number;
+  const int64_t least = OUTPUTS * smaller(max_rows, AV_GPU_FETCH_CELLS) * n_genes * number;
   return AV_GPU_FETCH_SLOTS *
          (larger(AV_GPU_FETCH_BYTES, least) + max_rows * 2 * n_latent * number);
 }

@@ -361,9 +361,13 @@ av_status av_vae_encode(av_vae *vae, const av_batch *batch, int64_t n_rows, doub
   return av_vae_encode_end(vae, n_rows, z_mean, z_variance);
 }
 
-/* z and l of the batch last encoded, and the decoder up to the input of its heads. */
-static const av_real *decode_layers(av_vae *vae, const av_batch *batch, const av_draw *draw) {
+/* z and l of the batch last encoded, and the decoder up to the input of its heads: a pass is begun.
+ */
+static const av_real *decode_layers(av_vae *vae, const av_batch *batch, av_pass_kind kind,
+                                    const av_draw *draw) {
   av_backend *be = vae->be;
+  const av_pass_values values = {.epoch = draw == NULL ? 0 : draw->epoch};
+  be->ops->pass_begin(be, batch, kind, &values);
   const av_pass p = {.batch = batch, .draw = draw == NULL ? (av_draw){0} : *draw};
   const av_latent latent = av_latent_of(vae, &p, draw != NULL);
   be->ops->latent_draw(be, batch, &latent, vae->z_head, vae->l_head, vae->prior, vae->z, vae->l,
@@ -372,19 +376,22 @@ static const av_real *decode_layers(av_vae *vae, const av_batch *batch, const av
   return av_decoder_layers(vae, &p);
 }
 
-av_status av_vae_decode(av_vae *vae, const av_batch *batch, const av_draw *draw, float *rho,
-                        float *mu) {
+av_status av_vae_decode(av_vae *vae, const av_batch *batch, const av_draw *draw, av_average average,
+                        float *rho, float *mu) {
   av_backend *be = vae->be;
   const av_decode decode = av_decode_of(vae, false);
-  const av_real *x = decode_layers(vae, batch, draw);
-  return be->ops->decode_output(be, batch, &decode, x, vae->l, rho, mu);
+  const av_real *x = decode_layers(vae, batch, draw == NULL ? AV_PASS_MEANS : AV_PASS_DRAWS, draw);
+  be->ops->pass_end(be);
+  return be->ops->decode_output(be, batch, &decode, x, vae->l, average, rho, mu);
 }
 
 av_status av_vae_sum_rho(av_vae *vae, const av_batch *batch, double scale, av_sum *sums) {
   av_backend *be = vae->be;
   const av_decode decode = av_decode_of(vae, false);
-  const av_real *x = decode_layers(vae, batch, NULL);
-  return be->ops->decode_sums(be, batch, &decode, x, vae->l, scale, sums);
+  const av_real *x = decode_layers(vae, batch, AV_PASS_SUMS, NULL);
+  const av_status status = be->ops->decode_sums(be, batch, &decode, x, vae->l, scale, sums);
+  be->ops->pass_end(be);
+  return status;
 }
 
 av_status av_vae_take_losses(av_vae *vae, double losses[3]) {

@@ -71,12 +71,14 @@ av_status av_vae_encode(av_vae *vae, const av_batch *batch, int64_t n_rows, doub
 av_status av_vae_encode_begin(av_vae *vae, const av_batch *batch, int64_t n_rows);
 av_status av_vae_encode_end(av_vae *vae, int64_t n_rows, double *z_mean, double *z_variance);
 /* Of the batch last encoded: one draw of z and l, or their means (draw = NULL), decoded to host
- * rho and mu (n_rows, G); either may be NULL. */
-av_status av_vae_decode(av_vae *vae, const av_batch *batch, const av_draw *draw, float *rho,
-                        float *mu);
+ * rho and mu (n_rows, G); either may be NULL. `average` as in the backend's decode_output, {0, 1}
+ * for this one alone. Draws of one batch differ in their epoch alone. */
+av_status av_vae_decode(av_vae *vae, const av_batch *batch, const av_draw *draw, av_average average,
+                        float *rho, float *mu);
 
 /* Of the batch last encoded: for each gene the sum over its cells of scale * rho, from the means of
- * z and l, added to `sums` as the backend's decode_sums does. */
+ * z and l, added to `sums` as the backend's decode_sums does. Always to the same array, with the
+ * same scale. */
 av_status av_vae_sum_rho(av_vae *vae, const av_batch *batch, double scale, av_sum *sums);
 
 /* Population statistics in place of BatchNorm's running averages. Layers that have BatchNorm come

@@ -13,27 +13,25 @@
 av_status av_posterior_create(av_posterior *posterior, const av_comm *comm, const av_config *config,
                               const av_dataset *dataset, av_backend *be, av_data *data, av_vae *vae,
                               int64_t rows_per_pass) {
-  const int64_t rows = rows_per_pass > 0 ? rows_per_pass : 1;
+  const av_model_spec *spec = &av_vae_layout(vae)->spec;
+  const int64_t most = av_backend_average_rows(spec->n_genes);
+  const bool fewer = config->output.n_samples_given && rows_per_pass > most;
+  const int64_t rows = fewer ? most : rows_per_pass > 0 ? rows_per_pass : 1;
   *posterior = (av_posterior){.comm = comm,
                               .config = config,
                               .dataset = dataset,
                               .be = be,
                               .vae = vae,
                               .rows_per_pass = rows};
-  const av_model_spec *spec = &av_vae_layout(vae)->spec;
   posterior->rows = av_malloc((size_t)rows, sizeof *posterior->rows);
   posterior->z = av_malloc((size_t)(rows * spec->n_latent), sizeof *posterior->z);
   if (spec->simplex) {
     posterior->z_variance =
         av_malloc((size_t)(rows * spec->n_latent), sizeof *posterior->z_variance);
   }
-  if (config->output.n_samples_given) {
-    posterior->draw = av_malloc((size_t)(2 * rows * spec->n_genes), sizeof *posterior->draw);
-  }
   av_status status = AV_OK;
   if (posterior->rows == NULL || posterior->z == NULL ||
-      (spec->simplex && posterior->z_variance == NULL) ||
-      (config->output.n_samples_given && posterior->draw == NULL)) {
+      (spec->simplex && posterior->z_variance == NULL)) {
     status = av_fail(AV_NOMEM, "out of memory (inference, %lld cells at a time)", (long long)rows);
   } else {
     status = be->ops->batch_create(be, data, rows, &posterior->batch);
@@ -50,11 +48,11 @@ av_status av_posterior_create(av_posterior *posterior, const av_comm *comm, cons
 void av_posterior_free(av_posterior *posterior) {
   if (posterior->be != NULL) {
     posterior->be->ops->batch_free(posterior->be, posterior->batch);
+    posterior->be->ops->release(posterior->be, posterior->rho_sums);
   }
   free(posterior->rows);
   free(posterior->z);
   free(posterior->z_variance);
-  free(posterior->draw);
   *posterior = (av_posterior){0};
 }
 
@@ -150,29 +148,17 @@ av_status av_posterior_latent(void *context, int64_t first_row, int64_t n_rows, 
 }
 
 /* Decodes the encoded rows into rho and mu (either may be NULL), averaging draws if asked for. */
-static av_status decode(av_posterior *posterior, int64_t n, float *rho, float *mu) {
+static av_status decode(av_posterior *posterior, float *rho, float *mu) {
   const av_config *config = posterior->config;
-  const int64_t size = n * av_vae_layout(posterior->vae)->spec.n_genes;
   if (!config->output.n_samples_given) {
-    return av_vae_decode(posterior->vae, posterior->batch, NULL, rho, mu);
+    return av_vae_decode(posterior->vae, posterior->batch, NULL, (av_average){.n = 1}, rho, mu);
   }
-  const int64_t samples = config->output.n_samples;
-  float *rho_draw = posterior->draw;
-  float *mu_draw = posterior->draw + size;
-  for (int64_t sample = 0; sample < samples; ++sample) {
+  av_average average = {.n = config->output.n_samples};
+  for (; average.at < average.n; ++average.at) {
     const av_draw draw = {.seed = (uint64_t)config->train.seed,
-                          .epoch = (uint32_t)sample,
+                          .epoch = (uint32_t)average.at,
                           .purpose = AV_DRAW_POSTERIOR};
-    AV_TRY(av_vae_decode(posterior->vae, posterior->batch, &draw, rho_draw, mu_draw));
-#pragma omp parallel for schedule(static) num_threads(posterior->be->threads)
-    for (int64_t i = 0; i < size; ++i) {
-      if (rho != NULL) {
-        rho[i] = (sample == 0 ? 0.0F : rho[i]) + rho_draw[i] / (float)samples;
-      }
-      if (mu != NULL) {
-        mu[i] = (sample == 0 ? 0.0F : mu[i]) + mu_draw[i] / (float)samples;
-      }
-    }
+    AV_TRY(av_vae_decode(posterior->vae, posterior->batch, &draw, average, rho, mu));
   }
   return AV_OK;
 }
@@ -186,7 +172,7 @@ static av_status fill(av_posterior *posterior, int64_t first_row, int64_t n_rows
     float *mu_now = mu == NULL ? NULL : mu + done * genes;
     select_rows(posterior, first_row + done, now);
     AV_TRY(av_vae_encode(posterior->vae, posterior->batch, now, NULL, NULL));
-    AV_TRY(decode(posterior, now, rho_now, mu_now));
+    AV_TRY(decode(posterior, rho_now, mu_now));
     if (rho_now != NULL) {
       blank_empty(posterior, first_row + done, now, genes, rho_now);
     }
@@ -261,8 +247,8 @@ static int64_t select_filled(const av_posterior *posterior, int64_t *next) {
   return n;
 }
 
-/* Rho is added up on the backend, in `words`; codes are while the next pass is under way. */
-static av_status add_cells(av_posterior *posterior, av_sum *words, sums *total) {
+/* Rho is added up on the backend; codes are while the next pass is under way. */
+static av_status add_cells(av_posterior *posterior, sums *total) {
   const double scale = rho_scale(&av_vae_layout(posterior->vae)->spec);
   int64_t next = 0;
   int64_t before = 0;
@@ -270,7 +256,7 @@ static av_status add_cells(av_posterior *posterior, av_sum *words, sums *total) 
     const int64_t now = select_filled(posterior, &next);
     if (now > 0) {
       AV_TRY(av_vae_encode_begin(posterior->vae, posterior->batch, now));
-      AV_TRY(av_vae_sum_rho(posterior->vae, posterior->batch, scale, words));
+      AV_TRY(av_vae_sum_rho(posterior->vae, posterior->batch, scale, posterior->rho_sums));
     }
     if (before > 0) {
       AV_TRY(add_codes(posterior, before, total));
@@ -284,20 +270,17 @@ static av_status add_all(av_posterior *posterior, sums *total) {
   av_backend *be = posterior->be;
   const int64_t n = av_vae_layout(posterior->vae)->spec.n_genes;
   _Static_assert(sizeof(av_wide) == 2 * sizeof(double), "two words a gene");
+  if (posterior->rho_sums == NULL) {
+    AV_TRY(be->ops->alloc(be, AV_SUM, 2 * n, (void **)&posterior->rho_sums));
+  }
+  be->ops->zero(be, AV_SUM, posterior->rho_sums, 2 * n);
+  AV_TRY(add_cells(posterior, total));
   double *read = av_malloc((size_t)(2 * n), sizeof *read);
   AV_TRY_ALLOC(read);
-  av_sum *words = NULL;
-  av_status status = be->ops->alloc(be, AV_SUM, 2 * n, (void **)&words);
-  if (status == AV_OK) {
-    status = add_cells(posterior, words, total);
-  }
-  if (status == AV_OK) {
-    status = be->ops->read(be, AV_SUM, words, 2 * n, read);
-  }
+  const av_status status = be->ops->read(be, AV_SUM, posterior->rho_sums, 2 * n, read);
   if (status == AV_OK) {
     memcpy(total->rho, read, (size_t)n * sizeof *total->rho);
   }
-  be->ops->release(be, words);
   free(read);
   return status;
 }

@@ -171,6 +171,8 @@ static void check_gradients(av_twin *twin, const av_test_kind *kind, arrays *a, 
   same_beside("dpx_r", &a->dpx_r, TOLERANCE, size);
 }
 
+static const av_average alone = {.n = 1};
+
 /* Results of products of other sizes may be rounded otherwise. */
 static bool has_products(const av_decode *decode) { return decode->n_in >= 20; }
 
@@ -205,6 +207,29 @@ static void check_sums(av_twin *twin, const av_decode *decode, const arrays *a, 
   pair_free(&words);
 }
 
+/* Three times the outputs, rho and then mu (n, G), of as many cells as can be averaged: their sums
+ * of thirds. */
+static void check_average(av_twin *twin, const av_decode *decode, const arrays *a,
+                          const float *outputs) {
+  av_backend *be = &twin->be[TESTED];
+  const int64_t n = twin->n * decode->n_genes;
+  if (twin->n > av_backend_average_rows(decode->n_genes)) {
+    return;
+  }
+  float *made = av_calloc((size_t)n, 2 * sizeof *made);
+  assert_non_null(made);
+  for (av_average average = {.n = 3}; average.at < average.n; ++average.at) {
+    assert_int_equal(be->ops->decode_output(be, twin->batch[TESTED], decode, a->x.at[TESTED],
+                                            a->l.at[TESTED], average, made, made + n),
+                     AV_OK);
+  }
+  for (int64_t i = 0; i < 2 * n; ++i) {
+    const float third = outputs[i] / 3.0F;
+    assert_true(made[i] == third + third + third);
+  }
+  free(made);
+}
+
 /* The same numbers without gradients, by cell, and rho and mu. */
 static void check_values(av_twin *twin, const av_test_kind *kind, arrays *a) {
   const size_t cells = (size_t)twin->n;
@@ -224,14 +249,15 @@ static void check_values(av_twin *twin, const av_test_kind *kind, arrays *a) {
                                            nll + (size_t)t * cells),
                      AV_OK);
     assert_int_equal(be->ops->decode_output(be, twin->batch[t], &decode[t], a->x.at[t], a->l.at[t],
-                                            rho, rho + cells * genes),
+                                            alone, rho, rho + cells * genes),
                      AV_OK);
-    assert_int_equal(
-        be->ops->decode_output(be, twin->batch[t], &decode[t], a->x.at[t], a->l.at[t], NULL, NULL),
-        AV_OK);
+    assert_int_equal(be->ops->decode_output(be, twin->batch[t], &decode[t], a->x.at[t], a->l.at[t],
+                                            alone, NULL, NULL),
+                     AV_OK);
   }
   same_numbers("nll", twin->n, nll + cells, nll, TOLERANCE, 0.0);
   check_sums(twin, &decode[TESTED], a, out + 2 * TESTED * cells * genes);
+  check_average(twin, &decode[TESTED], a, out + 2 * TESTED * cells * genes);
   for (int what = 0; what < 2; ++what) {
     for (int t = 0; t < TWINS; ++t) {
       for (size_t i = 0; i < cells * genes; ++i) {
@@ -429,9 +455,9 @@ static void output_without_labels(void **state) {
     mu[step] = av_calloc((size_t)(twin.n * shape.genes), sizeof *mu[step]);
     assert_non_null(mu[step]);
     decode.px_r = step == 0 ? decode.px_r : NULL;
-    assert_int_equal(
-        be->ops->decode_output(be, batch, &decode, a.x.at[TESTED], a.l.at[TESTED], NULL, mu[step]),
-        AV_OK);
+    assert_int_equal(be->ops->decode_output(be, batch, &decode, a.x.at[TESTED], a.l.at[TESTED],
+                                            alone, NULL, mu[step]),
+                     AV_OK);
     assert_memory_equal(mu[step], mu[0], (size_t)(twin.n * shape.genes) * sizeof *mu[step]);
     be->ops->batch_free(be, batch);
   }
@@ -449,17 +475,17 @@ static void check_alone(const av_twin *twin, const av_decode *decode, const arra
                         const float *both) {
   av_backend *be = (av_backend *)(uintptr_t)&twin->be[TESTED];
   const int64_t n = twin->n * decode->n_genes;
-  float *alone = av_calloc((size_t)n, 2 * sizeof *alone);
-  assert_non_null(alone);
+  float *one = av_calloc((size_t)n, 2 * sizeof *one);
+  assert_non_null(one);
   require(be->ops->decode_output(be, twin->batch[TESTED], decode, a->x.at[TESTED], a->l.at[TESTED],
-                                 alone, NULL));
+                                 alone, one, NULL));
   require(be->ops->decode_output(be, twin->batch[TESTED], decode, a->x.at[TESTED], a->l.at[TESTED],
-                                 NULL, alone + n));
+                                 alone, NULL, one + n));
   for (int64_t i = 0; i < 2 * n; ++i) {
     const double size = has_products(decode) ? TOLERANCE * (double)both[i] : 0.0;
-    assert_true(fabs((double)alone[i] - (double)both[i]) <= size);
+    assert_true(fabs((double)one[i] - (double)both[i]) <= size);
   }
-  free(alone);
+  free(one);
 }
 
 /* More cells than are on their way to the host at a time, and other pieces of rho and mu than of
@@ -483,8 +509,8 @@ static void output_in_pieces(void **state) {
       const av_decode decode = decode_of(&twin, &kinds_of_pieces[k], &a, t, false);
       av_backend *be = &twin.be[t];
       float *const rho = out + (size_t)(2 * t) * n;
-      require(
-          be->ops->decode_output(be, twin.batch[t], &decode, a.x.at[t], a.l.at[t], rho, rho + n));
+      require(be->ops->decode_output(be, twin.batch[t], &decode, a.x.at[t], a.l.at[t], alone, rho,
+                                     rho + n));
       if (t == TESTED) {
         check_alone(&twin, &decode, &a, rho);
         check_sums(&twin, &decode, &a, rho);

@@ -276,6 +276,75 @@ static void test_encoding_ahead(void **state) {
   assert_memory_equal(at_once, ahead, sizeof at_once);
 }
 
+enum { GENES_MOST = 16, DRAWS = 3 };
+typedef struct decoded {
+  float means[STEPS][2 * CELLS * GENES_MOST];
+  float draws[STEPS][2 * CELLS * GENES_MOST]; /* averaged */
+  double sums[2 * GENES_MOST];                /* of rho */
+  int64_t queued[STEPS];                      /* kernels that the host launched for the sums */
+} decoded;
+
+/* Everything that is decoded of encoded minibatches, of several sizes. */
+static void decode_all(const av_model_spec *spec, const toy_extras *extras, bool keeps,
+                       decoded *found) {
+  const rig_kind kind = kind_of(keeps);
+  int64_t cells[CELLS];
+  void *sums = NULL;
+  rig r;
+  rig_open_with(&r, &kind, &comm, *spec, extras, CELLS);
+  assert_true(spec->n_genes <= GENES_MOST);
+  assert_int_equal(r.be.ops->alloc(&r.be, AV_SUM, 2 * spec->n_genes, &sums), AV_OK);
+  av_vae_begin_inference(r.vae);
+  for (int64_t step = 0; step < STEPS; ++step) {
+    const int64_t n = pick(step, cells);
+    const int64_t size = n * spec->n_genes;
+    float *to = found->means[step];
+    rig_select(&r, n, cells);
+    assert_int_equal(av_vae_encode(r.vae, r.batch, n, NULL, NULL), AV_OK);
+    assert_int_equal(av_vae_decode(r.vae, r.batch, NULL, (av_average){.n = 1}, to, to + size),
+                     AV_OK);
+    to = found->draws[step];
+    for (av_average average = {.n = DRAWS}; average.at < average.n; ++average.at) {
+      const av_draw draw = {.seed = 5, .epoch = (uint32_t)average.at, .purpose = AV_DRAW_POSTERIOR};
+      assert_int_equal(av_vae_decode(r.vae, r.batch, &draw, average, to, to + size), AV_OK);
+    }
+    const int64_t before = kernels_queued();
+    assert_int_equal(av_vae_sum_rho(r.vae, r.batch, 0x1p30, sums), AV_OK);
+    found->queued[step] = kernels_queued() - before;
+  }
+  assert_int_equal(r.be.ops->read(&r.be, AV_SUM, sums, 2 * spec->n_genes, found->sums), AV_OK);
+  r.be.ops->release(&r.be, sums);
+  rig_close(&r);
+}
+
+/* Decoding through kept passes leaves the bits of what is queued; draws differ from one another,
+ * and sums are added by passes that the host queues at once. */
+static void test_decoding(void **state) {
+  (void)state;
+  static decoded found[2];
+  int64_t n = 0;
+  const rig_case *cases = rig_cases(&n);
+  for (int64_t i = 0; i < 2 * n; ++i) {
+    if (!rig_case_has(&cases[i / 2], i % 2 == 1)) {
+      continue;
+    }
+    const av_model_spec spec = rig_case_spec(&cases[i / 2], i % 2 == 1);
+    memset(found, 0, sizeof found);
+    for (int keeps = 0; keeps < 2; ++keeps) {
+      decode_all(&spec, &cases[i / 2].extras, keeps == 1, &found[keeps]);
+    }
+    assert_memory_equal(found[0].means, found[1].means, sizeof found[0].means);
+    assert_memory_equal(found[0].draws, found[1].draws, sizeof found[0].draws);
+    assert_memory_equal(found[0].sums, found[1].sums, sizeof found[0].sums);
+    assert_true(found[0].draws[0][0] != found[0].means[0][0] && found[0].draws[0][0] > 0.0F);
+#ifdef AV_EMULATED
+    for (int64_t step = 1; step < STEPS; ++step) {
+      assert_true(found[0].queued[step] > 3 && found[1].queued[step] <= (step == 1 ? 1000 : 1));
+    }
+#endif
+  }
+}
+
 int main(int argc, char **argv) {
   if (av_comm_create(&comm, &argc, &argv) != AV_OK) {
     return 1;
@@ -284,7 +353,7 @@ int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_models),     cmocka_unit_test(test_alone),
       cmocka_unit_test(test_encoding),   cmocka_unit_test(test_encoding_ahead),
-      cmocka_unit_test(test_statistics),
+      cmocka_unit_test(test_statistics), cmocka_unit_test(test_decoding),
   };
   const int failed = cmocka_run_group_tests(tests, NULL, NULL);
   av_comm_free(&comm);

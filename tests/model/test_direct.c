@@ -226,15 +226,16 @@ static void check_inference(const av_model_spec *spec, const toy_extras *extras)
   av_vae_evaluate(r.vae, r.batch, later_draw);
   check_losses(&r, &drawn, 1.0);
   assert_int_equal(av_vae_encode(r.vae, r.batch, mine, z, v), AV_OK);
-  assert_int_equal(av_vae_decode(r.vae, r.batch, NULL, rho, mu), AV_OK);
+  assert_int_equal(av_vae_decode(r.vae, r.batch, NULL, (av_average){.n = 1}, rho, mu), AV_OK);
   check_rows(&r, mine, z, v, rho, mu, &mean);
-  assert_int_equal(av_vae_decode(r.vae, r.batch, &later_draw, rho, mu), AV_OK);
+  assert_int_equal(av_vae_decode(r.vae, r.batch, &later_draw, (av_average){.n = 1}, rho, mu),
+                   AV_OK);
   check_rows(&r, mine, NULL, NULL, rho, mu, &drawn);
   memset(rho, 0, size * sizeof *rho);
-  assert_int_equal(av_vae_decode(r.vae, r.batch, NULL, rho, NULL), AV_OK);
+  assert_int_equal(av_vae_decode(r.vae, r.batch, NULL, (av_average){.n = 1}, rho, NULL), AV_OK);
   check_rows(&r, mine, NULL, NULL, rho, NULL, &mean);
   memset(mu, 0, size * sizeof *mu);
-  assert_int_equal(av_vae_decode(r.vae, r.batch, NULL, NULL, mu), AV_OK);
+  assert_int_equal(av_vae_decode(r.vae, r.batch, NULL, (av_average){.n = 1}, NULL, mu), AV_OK);
   check_rows(&r, mine, NULL, NULL, NULL, mu, &mean);
   double losses[AV_LOSSES];
   assert_int_equal(av_vae_take_losses(r.vae, losses), AV_OK);

@@ -286,9 +286,17 @@ av_status av_cpu_decode_cells(av_backend *be, const av_batch *batch, const av_de
   return AV_OK;
 }
 
+/* `to` has the part of an average that `from` is; nothing to do where they are the same row. */
+static void add_part(int64_t n, av_average average, const float *from, float *to) {
+  const float share = (float)average.n;
+  for (int64_t g = 0; from != to && g < n; ++g) {
+    to[g] = (average.at == 0 ? 0.0F : to[g]) + from[g] / share;
+  }
+}
+
 /* rho and mu of cell i from its logits in row r. */
-static void output_cell(const av_decode_run *run, const av_decode_space *space, int64_t i,
-                        int64_t r, float *rho, float *mu) {
+static void output_cell(const av_decode_run *run, const av_decode_space *space, av_average average,
+                        int64_t i, int64_t r, float *rho, float *mu) {
   float *e = run->head[0].rows + r * run->stride;
   double sum = 1.0; /* what e is divided by */
   if (run->decode->softplus) {
@@ -298,18 +306,25 @@ static void output_cell(const av_decode_run *run, const av_decode_space *space, 
     sum = run->kernels->row_exp(run->stride, top, e);
   }
   if (rho != NULL) {
-    run->kernels->scale_row(run->genes, (float)(1.0 / sum), e, rho + i * run->genes);
+    float *const whole = rho + i * run->genes;
+    float *const values = average.n > 1 ? space->ratio : whole;
+    run->kernels->scale_row(run->genes, (float)(1.0 / sum), e, values);
+    add_part(run->genes, average, values, whole);
   }
   if (mu != NULL) {
     const double rate = exp((double)run->l[i]) / sum;
+    float *const whole = mu + i * run->genes;
+    float *const values = average.n > 1 ? space->ratio : whole;
     for (int64_t g = 0; g < run->genes; ++g) {
-      mu[i * run->genes + g] = (float)(rate * (double)e[g]);
+      values[g] = (float)(rate * (double)e[g]);
     }
+    add_part(run->genes, average, values, whole);
   }
 }
 
 av_status av_cpu_decode_output(av_backend *be, const av_batch *batch, const av_decode *decode,
-                               const av_real *x, const av_real *l, float *rho, float *mu) {
+                               const av_real *x, const av_real *l, av_average average, float *rho,
+                               float *mu) {
   av_decode_run run;
   begin_output(&run, be, batch, decode, av_const_floats(x), av_const_floats(l), false, 1);
   for (int64_t base = 0; base < batch->n; base += run.chunk) {
@@ -324,7 +339,7 @@ av_status av_cpu_decode_output(av_backend *be, const av_batch *batch, const av_d
         const int64_t last = i + AV_ROW_BLOCK < end ? i + AV_ROW_BLOCK : end;
         av_decode_logits(&run, base, base + i, base + last);
         for (int64_t r = i; r < last; ++r) {
-          output_cell(&run, &space, base + r, r, rho, mu);
+          output_cell(&run, &space, average, base + r, r, rho, mu);
         }
       }
     }

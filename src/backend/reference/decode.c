@@ -229,18 +229,21 @@ av_status ref_decode_cells(av_backend *be, const av_batch *batch, const av_decod
 }
 
 av_status ref_decode_output(av_backend *be, const av_batch *batch, const av_decode *decode,
-                            const av_real *x, const av_real *l, float *rho, float *mu) {
+                            const av_real *x, const av_real *l, av_average average, float *rho,
+                            float *mu) {
   const int64_t genes = decode->n_genes;
   cell_arrays cell = arrays_create(be, genes);
   for (int64_t i = 0; i < batch->n; ++i) {
     apply_head(batch, decode, &decode->scale, const_doubles(x), i, cell.logits);
     scale_of(decode, &cell);
     for (int64_t g = 0; g < genes; ++g) {
+      const int64_t at = i * genes + g;
       if (rho != NULL) {
-        rho[i * genes + g] = (float)cell.rho[g];
+        rho[at] = (average.at == 0 ? 0.0F : rho[at]) + (float)cell.rho[g] / (float)average.n;
       }
       if (mu != NULL) {
-        mu[i * genes + g] = (float)exp(const_doubles(l)[i] + cell.log_rho[g]);
+        mu[at] = (average.at == 0 ? 0.0F : mu[at]) +
+                 (float)exp(const_doubles(l)[i] + cell.log_rho[g]) / (float)average.n;
       }
     }
   }
