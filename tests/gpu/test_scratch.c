@@ -67,6 +67,20 @@ static av_gpu_decode_sizes sizes_of(const av_twin *twin, const av_test_call *of)
                                                                    : 7};
 }
 
+/* Sums of rho over cells need two numbers a cell. */
+static void check_sums(av_twin *twin, const av_decode *call, const av_pair *x, const av_pair *l) {
+  const size_t before = tested_scratch;
+  av_backend *be = &twin->be[TESTED];
+  av_pair sums = pair_zeros(twin, AV_SUM, 2 * call->n_genes);
+  assert_int_equal(be->ops->decode_sums(be, twin->batch[TESTED], call, x->at[TESTED], l->at[TESTED],
+                                        0x1p30, sums.at[TESTED]),
+                   AV_OK);
+  const size_t needed = (size_t)(twin->n + twin->spare) * 2 * sizeof(float);
+  assert_in_range(tested_scratch, needed, needed + 256);
+  tested_scratch = before;
+  pair_free(&sums);
+}
+
 static void decode(av_twin *twin, const av_test_call *of, const av_gpu_decode_sizes *sizes) {
   source from = {.item = 50};
   const int64_t rows = sizes->max_rows;
@@ -95,6 +109,7 @@ static void decode(av_twin *twin, const av_test_call *of, const av_gpu_decode_si
   av_backend *be = &twin->be[TESTED];
   be->ops->decode_nll(be, twin->batch[TESTED], &call, x.at[TESTED], l.at[TESTED], losses.at[TESTED],
                       dx.at[TESTED], dl.at[TESTED]);
+  check_sums(twin, &call, &x, &l);
   av_pair *all[] = {&x, &l, &w, &dw, &px_r, &dpx_r, &losses, &dx, &dl};
   for (size_t i = 0; i < sizeof all / sizeof *all; ++i) {
     pair_free(all[i]);
