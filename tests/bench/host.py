@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""What scvi-tools' training takes of the host, whatever computes: a bound from below of its time on
-any GPU.
+"""What scvi-tools' training takes of the host, whatever computes: about the least of its time on any
+GPU beside such a host.
 
   tests/bench/host.py --build build/release --scvi-python ENV/bin/python --out tests/bench
                       writes host.json and host.md there; then tests/bench/roofline.py --table
@@ -113,18 +113,21 @@ def markdown(record):
                      whole(operations[key[0]]), "%.1f" % seconds[0], whole(CELLS / seconds[0]),
                      "%.1f" % seconds[1], whole(CELLS / seconds[1])])
     loads = [x for e in record["loader"] + record["dispatch"] for x in e["load"]]
+    spread = ", ".join("%.1f - %.1f" % tuple(1e3 * of(step["cpu_seconds"]) for of in (min, max))
+                       for step in record["dispatch"])
     return ["## What scvi-tools takes of its host", "",
             "**Measured on a CPU (%s), not on a GPU**: what one thread of the host does for a step of "
-            "scvi-tools %s (torch %s), whatever computes, and so a bound from below of its time on any "
-            "GPU beside a host like this one. Milliseconds of CPU time of a step: the loader's "
+            "scvi-tools %s (torch %s), whatever computes, and so about the least of its time on any GPU "
+            "beside a host like this one; processes differ (the step: %s ms), and the least is taken. "
+            "Milliseconds of CPU time of a step: the loader's "
             "minibatch of %s cells x %s genes, %.1f %% of the counts not 0; the step with next to "
             "nothing to compute; staging the dense minibatch for its copy to the GPU; beside which the copy "
             "takes at least what PCI Express does (worked out). Operations: those that a step dispatches "
             "and that are no views, most of which start a kernel on a GPU; what that takes is not in the "
             "times. An epoch of %s cells, "
-            "seconds, no less than, and cells/s, no more than; then the same beside a host %d times as "
+            "seconds, and cells/s, by these times; then the same beside a host %d times as "
             "fast. Medians of %s steps, the least of %d processes; load of the machine %.1f - %.1f." % (
-                record["cpu"], record["scvi"], record["torch"], whole(s["cells"]),
+                record["cpu"], record["scvi"], record["torch"], spread, whole(s["cells"]),
                 whole(s["genes"]), record["percent"], whole(CELLS), FASTER, whole(s["steps"]),
                 s["rounds"], min(loads), max(loads)), ""] + table(
         ["model", "minibatch", "loader, ms", "step, ms", "staging, ms", "copy, ms", "operations", "epoch, s",
