@@ -1,9 +1,9 @@
 /* How far the host runs ahead of the device where it queues operation by operation. Minibatches on
  * their way are bounded by the ring of their rows (batch.c); a wide decoder of many genes queues
- * hundreds of kernels for each of them, though. CUDA takes about a thousand launches and then
- * waits inside the next, where nobody can ask NCCL for errors, nor give up: so the host waits
- * before, for what it queued some hundreds of launches ago. The device has enough to do meanwhile,
- * and nothing on it waits. */
+ * hundreds of kernels for each of them, though, and thousands of draws of one may be averaged. CUDA
+ * takes about a thousand launches and then waits inside the next, where nobody can ask NCCL for
+ * errors, nor give up: so the host waits before, for what it queued some hundreds of launches ago.
+ * The device has enough to do meanwhile, and nothing on it waits. */
 #include "comm.h"
 #include "state.h"
 

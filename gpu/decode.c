@@ -13,8 +13,8 @@
 #include "trial.h"
 
 enum {
-  LOGITS_BYTES = 24 << 20, /* of what rho is summed from: they stay in the second-level cache */
-  ALIGNMENT = 256          /* bytes */
+  LOGITS_BYTES = 8 << 20, /* of what rho is summed from: they stay in the second-level cache */
+  ALIGNMENT = 256         /* bytes */
 };
 _Static_assert(AV_DECODE_WIDTH % 8 == 0 && AV_DECODE_WIDTH > AV_DECODE_FEW,
                "inputs are multiplied 8 at a time, and warps share the sums of many");
@@ -432,6 +432,7 @@ static av_status send_chunk(decode_run *run, const outputs *to) {
   at.mu = to->mu == NULL ? NULL : at.rho == NULL ? slot : at.rho + numbers;
   wide_logits(run);
   AV_TRY(AV_CUDA(av_gpu_decode_values(gpu->stream, &run->call, &at)));
+  av_gpu_ran(run->be); /* draws that are averaged wait for nothing else */
   return to->average.at + 1 < to->average.n ? AV_OK : av_gpu_fetch_send(run->be, gpu->outputs);
 }
 
@@ -492,7 +493,8 @@ static float2 *take_sums(scratch *from, decode_run *run) {
   return take(from, run->chunk, sizeof(float2));
 }
 
-/* Of a linear decoder no logits are written, however many inputs they have. */
+/* Of a linear decoder no logits are written, however many inputs it has; of hundreds products would
+ * be faster. */
 av_status av_gpu_decode_sums(av_backend *be, const av_batch *batch, const av_decode *decode,
                              const av_real *x, const av_real *l, double scale, av_sum *sums) {
   cudaStream_t stream = av_gpu_of(be)->stream;

@@ -52,7 +52,8 @@
  * bound them, and three launches more. So narrow is expected to be faster at small minibatches and
  * with few inputs: tests/bench/ways.md. None of it was measured on a GPU; a run measures which way
  * is faster for itself (trial.h). AV_DECODE_WIDTH is what there is room for, by registers and by
- * shared memory of ZINB by cell (55 KB); rho and mu alone are made without rows for as many inputs.
+ * shared memory of ZINB by cell (55 KB); rho and mu alone are made without rows for as many inputs,
+ * sums of a linear decoder's rho for any number.
  *
  * Numbers: float, sums in double beyond short runs. Cells whose means leave the range of the float
  * formulas (log mean above 50; never in real data) are computed in double and in logarithms
@@ -183,8 +184,8 @@ cudaError_t av_gpu_decode_sort(cudaStream_t stream, const av_gpu_decode *call,
 cudaError_t av_gpu_decode_groups(cudaStream_t stream, const av_gpu_decode *call,
                                  const av_gpu_decode_keys *keys, const float *rows, float *sums);
 
-/* rho and mu (n, G) of the chunk, on the device; either may be NULL. Divided by `share`, and `added`
- * to what is there. */
+/* rho and mu (n, G) of the chunk, on the device; either may be NULL. Divided by `share`, and
+ * `added` to what is there. */
 typedef struct av_gpu_decode_outputs {
   float *rho, *mu;
   float share;
@@ -193,7 +194,7 @@ typedef struct av_gpu_decode_outputs {
 cudaError_t av_gpu_decode_values(cudaStream_t stream, const av_gpu_decode *call,
                                  const av_gpu_decode_outputs *to);
 /* norms (n): what rho follows from with a cell's logits, exp(logit - x) y, which wide ones are
- * completed for; with softplus {0, 1}. */
+ * completed for; with softplus {., 1}. */
 cudaError_t av_gpu_decode_norms(cudaStream_t stream, const av_gpu_decode *call, float2 *norms);
 
 #ifdef __cplusplus

@@ -1,7 +1,7 @@
-/* Logits of a few cells (TILE, 1 or 4) for the kernels in which a block has those cells and all
- * genes, and their log-sum-exp. Wide: they lie in the heads' rows, once av_first_logits has
- * completed them. Narrow: they are made from x and w, and kept in shared memory where it holds
- * them. Device code only. */
+/* Logits of a few cells (TILE, 1 or 4) at a time for the kernels in which a block has those cells
+ * and all genes, or some, and their log-sum-exp. Wide: they lie in the heads' rows, once
+ * av_first_logits has completed them. Narrow: they are made from x and w, and kept in shared memory
+ * where it holds them. Device code only. */
 #ifndef AV_GPU_KERNELS_DECODE_LOGITS_H
 #define AV_GPU_KERNELS_DECODE_LOGITS_H
 
@@ -166,7 +166,8 @@ static __device__ __forceinline__ void av_first_logits(const av_gpu_decode &call
   }
 }
 
-/* Logits of head h and gene g again, by the thread that made them first. */
+/* Logits of head h and gene g again, by the thread that made them first; of wide ones in a later
+ * kernel, by any. */
 template <int TILE>
 static __device__ __forceinline__ void av_logits(const av_gpu_decode &call, int h,
                                                  const av_tile<TILE> &tile, int g,

@@ -1,31 +1,34 @@
-/* Sums of rho over cells: a thread has a gene and some cells, makes their logits a few at a time, or
- * takes wide ones, and adds its sum to those of other threads by atomic operations on whole
- * numbers, which are free of order. Bound: the sums' 64-bit arithmetic. */
+/* Sums of rho over cells: a thread has a gene and some cells, makes their logits a few at a time
+ * (TILE), or takes wide ones, and adds its sum to those of other threads by atomic operations on
+ * whole numbers, which are free of order. Bound: the sums' 64-bit arithmetic, or with dozens of
+ * inputs their weights' way from the second-level cache. */
 #include "kernels/decode_sums.h"
 
 #include "kernels/decode_logits.h"
 
-enum { THREADS = 256, CELLS = 64, FEW = 4 };
+enum { THREADS = 256, CELLS = 64 };
 
 static __device__ __forceinline__ void add_word(int64_t *to, int64_t word) {
   atomicAdd((unsigned long long *)to, (unsigned long long)word);
 }
 
-/* Cells [first, end) of the chunk, of which the block takes FEW; x: shared memory for them. */
-static __device__ __forceinline__ av_tile<FEW> tile_at(const av_gpu_decode &call, int64_t first,
-                                                       int64_t end, float *x) {
-  av_tile<FEW> tile;
+/* Cells [first, end) of the chunk, of which the block takes TILE; x: shared memory for them. */
+template <int TILE>
+static __device__ __forceinline__ av_tile<TILE> tile_at(const av_gpu_decode &call, int64_t first,
+                                                        int64_t end, float *x) {
+  av_tile<TILE> tile;
   tile.first = first;
-  tile.live = end - first < FEW ? (int)(end - first) : FEW;
+  tile.live = end - first < TILE ? (int)(end - first) : TILE;
   tile.x = x;
   tile.held = NULL;
   AV_UNROLL
-  for (int r = 0; r < FEW; ++r) {
+  for (int r = 0; r < TILE; ++r) {
     tile.row[r] = r < tile.live ? call.rows.row[call.first + first + r] : 0;
   }
   return tile;
 }
 
+template <int TILE>
 static __global__ void __launch_bounds__(THREADS)
     add_values(const av_gpu_decode call, const float2 *__restrict__ norms, double scale,
                av_wide *sums) {
@@ -36,18 +39,18 @@ static __global__ void __launch_bounds__(THREADS)
   int64_t end = live < call.n ? live : call.n;
   end = end < begin + CELLS ? end : begin + CELLS;
   av_wide sum = {0, 0};
-  for (int64_t first = begin; first < end; first += FEW) {
-    const av_tile<FEW> tile = tile_at(call, first, end, room_of_inputs);
+  for (int64_t first = begin; first < end; first += TILE) {
+    const av_tile<TILE> tile = tile_at<TILE>(call, first, end, room_of_inputs);
     __syncthreads(); /* the last inputs have been read */
     av_tile_inputs(call, tile);
     __syncthreads();
     if (g >= call.n_genes) {
       continue;
     }
-    float logit[FEW];
+    float logit[TILE];
     av_logits(call, 0, tile, g, logit);
     AV_UNROLL
-    for (int r = 0; r < FEW; ++r) {
+    for (int r = 0; r < TILE; ++r) {
       if (r < tile.live) {
         const float2 norm = norms[first + r];
         const float e = call.softplus ? av_softplus_of(logit[r]).value : expf(logit[r] - norm.x);
@@ -64,7 +67,11 @@ static __global__ void __launch_bounds__(THREADS)
 extern "C" cudaError_t av_gpu_decode_add_values(cudaStream_t stream, const av_gpu_decode *call,
                                                 const float2 *norms, double scale, av_wide *sums) {
   const dim3 grid(av_blocks(call->n_genes, THREADS), av_blocks(call->n, CELLS));
-  const size_t shared = call->wide ? 0 : (size_t)(call->n_in * FEW) * sizeof(float);
-  AV_LAUNCH(add_values, grid, THREADS, shared, stream, *call, norms, scale, sums);
+  const size_t inputs = call->wide ? 0 : (size_t)call->n_in * sizeof(float);
+  if (4 * inputs <= AV_LOGITS_SHARED) {
+    AV_LAUNCH((add_values<4>), grid, THREADS, 4 * inputs, stream, *call, norms, scale, sums);
+  } else {
+    AV_LAUNCH((add_values<1>), grid, THREADS, inputs, stream, *call, norms, scale, sums);
+  }
   return cudaGetLastError();
 }

@@ -1,5 +1,5 @@
 /* rho and mu: a block has a cell, and makes its logits twice. Bound: 8 bytes written for each cell
- * and gene, and their way to the host. Or what they are normalised by, alone. */
+ * and gene, or added to, and their way to the host. Or what they are normalised by, alone. */
 #include "kernels/decode_logits.h"
 
 enum { THREADS = 256 };
@@ -11,7 +11,8 @@ enum { THREADS = 256 };
 #define BOUNDS __launch_bounds__(THREADS)
 #endif
 
-static __device__ __forceinline__ void put(const av_gpu_decode_outputs &to, float *at, float value) {
+static __device__ __forceinline__ void put(const av_gpu_decode_outputs &to, float *at,
+                                           float value) {
   const float mine = value / to.share;
   *at = to.added ? *at + mine : mine;
 }

@@ -131,7 +131,10 @@ static void add_rho(int threads, int64_t n, int64_t n_genes, const float *rho, d
 }
 
 /* One piece of what travels from a GPU, where they are added up. */
-int64_t av_backend_average_rows(int64_t n_genes) {
+int64_t av_backend_average_rows(const av_backend *be, int64_t n_genes) {
+  if (!be->queues) {
+    return INT64_MAX;
+  }
   const int64_t rows = AV_GPU_FETCH_BYTES / (2 * n_genes * (int64_t)sizeof(float));
   return rows > AV_GPU_FETCH_CELLS ? rows : AV_GPU_FETCH_CELLS;
 }

@@ -306,8 +306,9 @@ typedef struct av_backend_ops {
   av_status (*decode_cells)(av_backend *be, const av_batch *batch, const av_decode *decode,
                             const av_real *x, const av_real *l, double *nll);
   /* rho (B, G) and mu = exp(l) rho, host memory; either may be NULL. Labels and px_r are not
-   * needed. Of an average, of at most av_backend_average_rows rows, rho and mu are whole after the
-   * last call; between the calls nobody asks for other outputs. */
+   * needed. Of an average, of at most av_backend_average_rows rows, the calls come in their order,
+   * for the same rows, and with the same of rho and mu NULL; both are whole after the last one, and
+   * nobody asks for other outputs, or decode_cells, in between. */
   av_status (*decode_output)(av_backend *be, const av_batch *batch, const av_decode *decode,
                              const av_real *x, const av_real *l, av_average average, float *rho,
                              float *mu);
@@ -410,8 +411,9 @@ void av_backend_no_pass_end(av_backend *be);
 /* read_begin and read_end of such backends: read at once, and given later. */
 av_status av_backend_read_begin(av_backend *be, av_kind kind, const void *array, int64_t n);
 av_status av_backend_read_end(av_backend *be, av_kind kind, int64_t n, double *values);
-/* Cells that may be averaged at a time, at least 32. */
-int64_t av_backend_average_rows(int64_t n_genes);
+/* Cells whose outputs may be averaged at a time, at least 32; any number where operations are done
+ * at once. */
+int64_t av_backend_average_rows(const av_backend *be, int64_t n_genes);
 /* decode_sums of the batch's n rows where arrays are the host's own: over decode_output's rho. */
 av_status av_backend_sum_rho(av_backend *be, const av_batch *batch, int64_t n,
                              const av_decode *decode, const av_real *x, const av_real *l,

@@ -20,7 +20,9 @@ enum { AV_GPU_STAGE_SLOTS = 4, AV_GPU_LIVE_BATCHES = 2, AV_GPU_STAGE_ALIGNMENT =
  * small against what travels in all, so that the first is soon on its way and the last soon there,
  * and large against what starting a copy takes. */
 enum { AV_GPU_FETCH_SLOTS = 3, AV_GPU_FETCH_CELLS = 32 };
-#define AV_GPU_FETCH_BYTES (INT64_C(4) << 20) /* or so many cells, if they are more */
+#define AV_GPU_FETCH_BYTES                                              \
+  (INT64_C(4) << 20) /* or so many cells, if they are more; what can be \
+                         averaged there as well */
 
 /* Memory that a rank takes whatever the data: cuBLAS's, and allowances, not measured, for CUDA
  * itself with its kernels (a process has a context of its own), and for NCCL's buffers, kernels

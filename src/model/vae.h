@@ -77,8 +77,8 @@ av_status av_vae_decode(av_vae *vae, const av_batch *batch, const av_draw *draw,
                         float *rho, float *mu);
 
 /* Of the batch last encoded: for each gene the sum over its cells of scale * rho, from the means of
- * z and l, added to `sums` as the backend's decode_sums does. Always to the same array, with the
- * same scale. */
+ * z and l, added to `sums` as the backend's decode_sums does. For one batch always the same
+ * array and scale. */
 av_status av_vae_sum_rho(av_vae *vae, const av_batch *batch, double scale, av_sum *sums);
 
 /* Population statistics in place of BatchNorm's running averages. Layers that have BatchNorm come

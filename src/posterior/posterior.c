@@ -14,9 +14,7 @@ av_status av_posterior_create(av_posterior *posterior, const av_comm *comm, cons
                               const av_dataset *dataset, av_backend *be, av_data *data, av_vae *vae,
                               int64_t rows_per_pass) {
   const av_model_spec *spec = &av_vae_layout(vae)->spec;
-  const int64_t most = av_backend_average_rows(spec->n_genes);
-  const bool fewer = config->output.n_samples_given && rows_per_pass > most;
-  const int64_t rows = fewer ? most : rows_per_pass > 0 ? rows_per_pass : 1;
+  const int64_t rows = rows_per_pass > 0 ? rows_per_pass : 1;
   *posterior = (av_posterior){.comm = comm,
                               .config = config,
                               .dataset = dataset,
@@ -70,8 +68,8 @@ static void select_rows(const av_posterior *posterior, int64_t first, int64_t n)
 }
 
 /* Rows of the next pass: `left` rows in passes of about the same size, none of a few rows. */
-static int64_t rows_of_pass(const av_posterior *posterior, int64_t left) {
-  const int64_t passes = (left + posterior->rows_per_pass - 1) / posterior->rows_per_pass;
+static int64_t rows_of_pass(int64_t most, int64_t left) {
+  const int64_t passes = (left + most - 1) / most;
   return (left + passes - 1) / passes;
 }
 
@@ -134,7 +132,7 @@ av_status av_posterior_latent(void *context, int64_t first_row, int64_t n_rows, 
   while (taken < n_rows) {
     const int64_t before = begun - taken;
     if (begun < n_rows) {
-      const int64_t now = rows_of_pass(posterior, n_rows - begun);
+      const int64_t now = rows_of_pass(posterior->rows_per_pass, n_rows - begun);
       select_rows(posterior, first_row + begun, now);
       AV_TRY(av_vae_encode_begin(posterior->vae, posterior->batch, now));
       begun += now;
@@ -166,8 +164,11 @@ static av_status decode(av_posterior *posterior, float *rho, float *mu) {
 static av_status fill(av_posterior *posterior, int64_t first_row, int64_t n_rows, float *rho,
                       float *mu) {
   const int64_t genes = av_vae_layout(posterior->vae)->spec.n_genes;
+  const int64_t averaged = av_backend_average_rows(posterior->be, genes);
+  const bool fewer = posterior->config->output.n_samples > 1 && averaged < posterior->rows_per_pass;
+  const int64_t most = fewer ? averaged : posterior->rows_per_pass;
   for (int64_t done = 0; done < n_rows;) {
-    const int64_t now = rows_of_pass(posterior, n_rows - done);
+    const int64_t now = rows_of_pass(most, n_rows - done);
     float *rho_now = rho == NULL ? NULL : rho + done * genes;
     float *mu_now = mu == NULL ? NULL : mu + done * genes;
     select_rows(posterior, first_row + done, now);

@@ -213,7 +213,7 @@ static void check_average(av_twin *twin, const av_decode *decode, const arrays *
                           const float *outputs) {
   av_backend *be = &twin->be[TESTED];
   const int64_t n = twin->n * decode->n_genes;
-  if (twin->n > av_backend_average_rows(decode->n_genes)) {
+  if (twin->n > av_backend_average_rows(be, decode->n_genes)) {
     return;
   }
   float *made = av_calloc((size_t)n, 2 * sizeof *made);
@@ -488,12 +488,25 @@ static void check_alone(const av_twin *twin, const av_decode *decode, const arra
   free(one);
 }
 
+/* More cells than can be averaged, where that is bounded. */
+static void check_too_many(const av_twin *twin, const av_decode *decode, const arrays *a,
+                           float *made) {
+  av_backend *be = (av_backend *)(uintptr_t)&twin->be[TESTED];
+  if (twin->n > av_backend_average_rows(be, decode->n_genes)) {
+    assert_int_equal(be->ops->decode_output(be, twin->batch[TESTED], decode, a->x.at[TESTED],
+                                            a->l.at[TESTED], (av_average){.n = 2}, made, NULL),
+                     AV_BUG);
+    av_error_clear();
+  }
+}
+
 /* More cells than are on their way to the host at a time, and other pieces of rho and mu than of
  * one of them. */
 static void output_in_pieces(void **state) {
   (void)state;
   static const av_test_kind kinds_of_pieces[] = {{AV_LIKELIHOOD_NB, GENE, 3, false, false, false},
-                                                 {AV_LIKELIHOOD_NB, GENE, 21, false, true, false}};
+                                                 {AV_LIKELIHOOD_NB, GENE, 21, false, true, false},
+                                                 {AV_LIKELIHOOD_NB, GENE, 44, false, false, false}};
   const twin_shape shape = {
       .cells = 1200, .genes = 2100, .batches = 1, .rows = 1130, .filled = 5, .threads = 2};
   const size_t n = (size_t)(shape.rows * shape.genes);
@@ -502,7 +515,7 @@ static void output_in_pieces(void **state) {
   float *out = av_calloc(n, 2 * TWINS * sizeof *out);
   double *numbers = av_calloc(n, TWINS * sizeof *numbers);
   assert_true(out && numbers);
-  for (int k = 0; k < 2; ++k) {
+  for (int k = 0; k < 3; ++k) {
     source from = {.item = 4000};
     arrays a = arrays_make(&twin, &kinds_of_pieces[k], &from);
     for (int t = 0; t < TWINS; ++t) {
@@ -513,6 +526,7 @@ static void output_in_pieces(void **state) {
                                      rho + n));
       if (t == TESTED) {
         check_alone(&twin, &decode, &a, rho);
+        check_too_many(&twin, &decode, &a, rho);
         check_sums(&twin, &decode, &a, rho);
       }
     }

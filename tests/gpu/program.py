@@ -13,16 +13,17 @@ import tempfile
 
 import anndata
 import h5py
+import numpy as np
 import pandas as pd
 
 ENVIRONMENT = dict(os.environ, AV_EMULATED_DEVICES="2")
 
 
-def run(folder, settings, environment=None, status=0, check=False):
+def run(folder, settings, environment=None, status=0, check=False, backend="cuda"):
     """Two ranks (`atlasvi check`: one); what they print, and their errors."""
     two = [os.environ["MPIRUN"], "--bind-to", "none", "-n", "2"]
     command = [*([] if check else two), os.environ["ATLASVI"], *(["check"] if check else []),
-               os.path.join(folder, "run.ini"), "runtime.backend=cuda", *settings]
+               os.path.join(folder, "run.ini"), f"runtime.backend={backend}", *settings]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120,
                           env=dict(ENVIRONMENT, **(environment or {})))
     if done.returncode != status:
@@ -53,6 +54,21 @@ def communication(folder):
     event, text = told(folder, "mpi")
     assert event["timed"] == "operations" and event["waited_seconds"] > 0, event
     assert "overlapped" in text and "is not measured" not in text, text
+
+
+def averages(folder):
+    """Draws are averaged on the GPU, of fewer cells at a time than a minibatch has, as on the CPU."""
+    data = os.path.join(folder, "20000.h5ad")
+    simulate(data, cells=90, genes=20000)
+    made = []
+    for backend in ("cuda", "cpu"):
+        run(folder, [f"data.input={data}", "train.max_epochs=1", "output.n_samples=3", "output.denoised=yes",
+                     "output.sample_rate=yes"], backend=backend)
+        with h5py.File(os.path.join(folder, "out.h5ad")) as file:
+            made.append({name: item[()] for name, item in file["obsm"].items()})
+    for name in ("X_scvi_denoised", "X_scvi_sample_rate"):
+        assert made[0][name].shape == (90, 20000), made[0][name].shape
+        np.testing.assert_allclose(made[0][name], made[1][name], rtol=1e-4, err_msg=name)
 
 
 def model(folder):
@@ -212,6 +228,7 @@ def main():
                        "[runtime]\nthreads = 1\nprogress = none\n")
         communication(folder)
         default_sizes(folder)
+        averages(folder)
         graphs(folder)
         waits(folder)
         ways(folder)

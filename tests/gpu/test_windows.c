@@ -11,6 +11,7 @@
 #include <math.h>
 #include <mpi.h>
 #include <stdlib.h>
+#include <string.h>
 
 #ifdef AV_EMULATED
 extern size_t tested_scratch; /* tested_cuda.c */
@@ -273,6 +274,31 @@ static void check_losses(av_twin *twin, const av_test_model *of, arrays *a) {
   free(nll);
 }
 
+/* For each gene the sum of rho over cells. */
+static void check_sums(av_twin *twin, const av_test_model *of, arrays *a) {
+  const int64_t genes = twin->dataset.n_genes;
+  av_pair words = pair_zeros(twin, AV_SUM, 2 * genes);
+  double *sums = calloc((size_t)genes, TWINS * sizeof *sums);
+  assert_non_null(sums);
+  for (int t = 0; t < TWINS; ++t) {
+    const av_decode decode = decode_of(twin, of, a, t, false);
+    av_backend *be = &twin->be[t];
+    require(be->ops->decode_sums(be, twin->batch[t], &decode, a->x.at[t], a->l.at[t], 0x1p30,
+                                 words.at[t]));
+    double *read = pair_read(&words, t);
+    for (int64_t g = 0; g < genes; ++g) {
+      av_wide sum;
+      memcpy(&sum, read + 2 * g, sizeof sum);
+      sums[t * genes + g] = av_wide_value(&sum);
+    }
+    free(read);
+  }
+  same_numbers("sums of rho", genes, sums + TESTED * genes, sums + REFERENCE * genes, TOLERANCE,
+               0.0);
+  free(sums);
+  pair_free(&words);
+}
+
 static void on_shape(const twin_shape *shape, const av_test_model *of) {
   twin_shape own = *shape;
   own.batches = of->batches;
@@ -299,6 +325,7 @@ static void on_shape(const twin_shape *shape, const av_test_model *of) {
     check_losses(&twin, of, &a);
     assert_true(n_asked >= 2);
   }
+  check_sums(&twin, of, &a);
   arrays_free(&a);
   twin_close(&twin);
 }
