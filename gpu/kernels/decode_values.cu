@@ -4,8 +4,8 @@
 
 enum { THREADS = 256 };
 
-/* On 8.0 the compiler would spill registers to fit 8 blocks into a multiprocessor. */
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 800
+/* On 8.0 and 10.0 the compiler would spill registers to fit 8 blocks into a multiprocessor. */
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 800 || __CUDA_ARCH__ == 1000)
 #define BOUNDS __launch_bounds__(THREADS, 6)
 #else
 #define BOUNDS __launch_bounds__(THREADS)
