@@ -17,10 +17,9 @@
  * waited for, as on CPUs.
  *
  * comm->traffic: operations and bytes are counted as by the cpu backend, but that arrays gathered
- * together through NCCL are one operation. Through MPI seconds are
- * those of the whole operation. Through NCCL they are the host's of queueing (none where a graph is
- * played), and `queued` says so: what the GPU takes, and how much of it beside kernels, only its
- * clock knows. */
+ * together through NCCL are one operation. Through MPI seconds are those of the whole operation.
+ * Through NCCL they are the host's of queueing (none where a graph is played), and `queued` says
+ * so: what the GPU takes, and how much of it beside kernels, only its clock knows. */
 #ifndef AV_GPU_COMM_H
 #define AV_GPU_COMM_H
 
@@ -31,8 +30,8 @@
 struct av_gpu_ranks;
 
 /* After the device and av_gpu.stream are there; be->sums_by_mpi chooses, and be->gpu_timeout is
- * the time-out. *ranks is NULL for a rank alone; be->sums is set. All ranks get
- * the same status, or the run ends. Collective. */
+ * the time-out. *ranks is NULL for a rank alone; be->sums is set. All ranks get the same status, or
+ * the run ends. Collective. */
 av_status av_gpu_ranks_open(av_backend *be, struct av_gpu_ranks **ranks);
 /* Waits a little for what is queued. False, after a warning: NCCL did not end, and nobody may wait
  * for the GPU any more; what lies there is left to the process's end. NULL is nothing to free.

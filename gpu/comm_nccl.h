@@ -14,9 +14,9 @@
  * then av_gpu_nccl_close. av_gpu_nccl_end gives up waiting for that.
  *
  * NCCL runs the operations of one communicator one after another, whatever their streams: a sum
- * that follows a sum by shares waits for it, kernels between them do not (AV_SUMS_IN_TURN:
- * the model begins sums by shares when none of the others is to come). A second communicator would
- * cost as much memory again (hundreds of MB) and the rules against deadlock between two.
+ * that follows a sum by shares waits for it, kernels between them do not (AV_SUMS_IN_TURN: the
+ * model begins sums by shares when none of the others is to come). A second communicator would cost
+ * as much memory again (hundreds of MB) and the rules against deadlock between two.
  *
  * Bits: the order of a sum depends on the algorithm, the number of channels and the order of the
  * ranks in a ring or tree, which NCCL chooses by type, length, version and what connects the GPUs.

@@ -3,8 +3,7 @@
  * av_real and av_grad arrays are floats on the device, av_sum arrays doubles on the device. All
  * work goes to one stream in the order of the calls; an operation returns when its work is queued,
  * and only read, read_end, decode_cells, decode_output (of an average the last call) and sums over
- * ranks through MPI wait for it
- * (and who is far ahead of the device: ahead.c).
+ * ranks through MPI wait for it (and who is far ahead of the device: ahead.c).
  *
  * Passes that come again (pass.h) are played from a CUDA graph. Operations are called then as ever,
  * and queue nothing: all that they queue goes through AV_GPU_RUN. */

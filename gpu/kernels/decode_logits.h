@@ -37,23 +37,35 @@ static inline size_t av_tile_bytes(const av_gpu_decode &call, int tile, bool *he
   return (size_t)(*held ? x + logits : x);
 }
 
-/* shared: av_tile_bytes of it. */
+/* Where the chunk's cells end. */
+static __device__ __forceinline__ int64_t av_live_end(const av_gpu_decode &call) {
+  const int64_t end = av_n_rows(call.rows) - call.first;
+  return end < call.n ? end : call.n;
+}
+
+/* Cells of the chunk from `first` on, none from `end` on. x, held: as in av_tile. */
 template <int TILE>
-static __device__ __forceinline__ av_tile<TILE> av_tile_of(const av_gpu_decode &call, bool held,
-                                                           float *shared) {
+static __device__ __forceinline__ av_tile<TILE> av_tile_at(const av_gpu_decode &call, int64_t first,
+                                                           int64_t end, float *x, float *held) {
   av_tile<TILE> made;
-  made.first = (int64_t)blockIdx.x * TILE;
-  int64_t end = av_n_rows(call.rows) - call.first;
-  end = end < call.n ? end : call.n;
+  made.first = first;
   const int64_t left = end - made.first;
   made.live = left < 0 ? 0 : left < TILE ? (int)left : TILE;
-  made.x = shared;
-  made.held = held ? shared + (call.n_in * TILE + 3) / 4 * 4 : NULL;
+  made.x = x;
+  made.held = held;
   AV_UNROLL
   for (int r = 0; r < TILE; ++r) {
     made.row[r] = r < made.live ? call.rows.row[call.first + made.first + r] : 0;
   }
   return made;
+}
+
+/* The block's. shared: av_tile_bytes of it. */
+template <int TILE>
+static __device__ __forceinline__ av_tile<TILE> av_tile_of(const av_gpu_decode &call, bool held,
+                                                           float *shared) {
+  return av_tile_at<TILE>(call, (int64_t)blockIdx.x * TILE, av_live_end(call), shared,
+                          held ? shared + (call.n_in * TILE + 3) / 4 * 4 : NULL);
 }
 
 /* Fills tile.x; a barrier must follow. */

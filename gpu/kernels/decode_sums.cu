@@ -12,35 +12,18 @@ static __device__ __forceinline__ void add_word(int64_t *to, int64_t word) {
   atomicAdd((unsigned long long *)to, (unsigned long long)word);
 }
 
-/* Cells [first, end) of the chunk, of which the block takes TILE; x: shared memory for them. */
-template <int TILE>
-static __device__ __forceinline__ av_tile<TILE> tile_at(const av_gpu_decode &call, int64_t first,
-                                                        int64_t end, float *x) {
-  av_tile<TILE> tile;
-  tile.first = first;
-  tile.live = end - first < TILE ? (int)(end - first) : TILE;
-  tile.x = x;
-  tile.held = NULL;
-  AV_UNROLL
-  for (int r = 0; r < TILE; ++r) {
-    tile.row[r] = r < tile.live ? call.rows.row[call.first + first + r] : 0;
-  }
-  return tile;
-}
-
 template <int TILE>
 static __global__ void __launch_bounds__(THREADS)
     add_values(const av_gpu_decode call, const float2 *__restrict__ norms, double scale,
                av_wide *sums) {
   AV_SHARED_ARRAY(float, room_of_inputs);
   const int g = (int)(blockIdx.x * THREADS + threadIdx.x);
-  const int64_t live = av_n_rows(call.rows) - call.first;
+  const int64_t live = av_live_end(call);
   const int64_t begin = (int64_t)blockIdx.y * CELLS;
-  int64_t end = live < call.n ? live : call.n;
-  end = end < begin + CELLS ? end : begin + CELLS;
+  const int64_t end = live < begin + CELLS ? live : begin + CELLS;
   av_wide sum = {0, 0};
   for (int64_t first = begin; first < end; first += TILE) {
-    const av_tile<TILE> tile = tile_at<TILE>(call, first, end, room_of_inputs);
+    const av_tile<TILE> tile = av_tile_at<TILE>(call, first, end, room_of_inputs, NULL);
     __syncthreads(); /* the last inputs have been read */
     av_tile_inputs(call, tile);
     __syncthreads();

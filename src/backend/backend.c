@@ -130,15 +130,6 @@ static void add_rho(int threads, int64_t n, int64_t n_genes, const float *rho, d
   }
 }
 
-/* One piece of what travels from a GPU, where they are added up. */
-int64_t av_backend_average_rows(const av_backend *be, int64_t n_genes) {
-  if (!be->queues) {
-    return INT64_MAX;
-  }
-  const int64_t rows = AV_GPU_FETCH_BYTES / (2 * n_genes * (int64_t)sizeof(float));
-  return rows > AV_GPU_FETCH_CELLS ? rows : AV_GPU_FETCH_CELLS;
-}
-
 av_status av_backend_sum_rho(av_backend *be, const av_batch *batch, int64_t n,
                              const av_decode *decode, const av_real *x, const av_real *l,
                              double scale, av_sum *sums) {
@@ -152,6 +143,15 @@ av_status av_backend_sum_rho(av_backend *be, const av_batch *batch, int64_t n,
   }
   free(rho);
   return status;
+}
+
+/* One piece of what travels from a GPU, where they are added up. */
+int64_t av_backend_average_rows(const av_backend *be, int64_t n_genes) {
+  if (!be->queues) {
+    return INT64_MAX;
+  }
+  const int64_t rows = AV_GPU_FETCH_BYTES / (2 * n_genes * (int64_t)sizeof(float));
+  return rows > AV_GPU_FETCH_CELLS ? rows : AV_GPU_FETCH_CELLS;
 }
 
 int64_t av_fold_stats_size(const av_design *design, int64_t n_in, int64_t n_onehot) {

@@ -18,11 +18,10 @@ enum { AV_GPU_STAGE_SLOTS = 4, AV_GPU_LIVE_BATCHES = 2, AV_GPU_STAGE_ALIGNMENT =
 
 /* Results on their way to the host at a time (gpu/fetch.h), and bytes of a piece of the decoder's:
  * small against what travels in all, so that the first is soon on its way and the last soon there,
- * and large against what starting a copy takes. */
+ * and large against what starting a copy takes; or so many cells, if they are more. Outputs are
+ * averaged within a piece. */
 enum { AV_GPU_FETCH_SLOTS = 3, AV_GPU_FETCH_CELLS = 32 };
-#define AV_GPU_FETCH_BYTES                                              \
-  (INT64_C(4) << 20) /* or so many cells, if they are more; what can be \
-                         averaged there as well */
+#define AV_GPU_FETCH_BYTES (INT64_C(4) << 20)
 
 /* Memory that a rank takes whatever the data: cuBLAS's, and allowances, not measured, for CUDA
  * itself with its kernels (a process has a context of its own), and for NCCL's buffers, kernels

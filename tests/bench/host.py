@@ -32,7 +32,7 @@ from programs import MODELS, load
 from report import table, whole
 
 PCI_EXPRESS = 63e9  # bytes/s one way: generation 5, 16 lanes, as an H100 SXM has
-FASTER = 2          # the hosts that the bound is given for, too: so many times as fast as this one
+FASTER = 2          # the hosts that times are given for, too: so many times as fast as this one
 CELLS = 1000000     # of an epoch
 NAMES = ["LDVAE-NB", "scVI-NB", "scVI-ZINB"]
 
@@ -83,10 +83,10 @@ def measure(programs, options):
             "percent": first["percent"], **found}
 
 
-# --- the bound ----------------------------------------------------------------------------------
+# --- an epoch ------------------------------------------------------------------------------------
 
-def bounds(record):
-    """{(model, minibatch): (loader, step, copy) in seconds of a step}, each from below."""
+def parts_of(record):
+    """{(model, minibatch): (loader, step, copy) in seconds of a step}, each the least."""
     genes = record["host_settings"]["genes"]
     return {(step["model"], loader["minibatch"]): (
         min(loader["cpu_seconds"]), min(step["cpu_seconds"]), min(loader["staging_seconds"]),
@@ -101,12 +101,12 @@ def epochs(record, start=0.0):
     return {key: tuple(-(-CELLS // key[1]) * (
                 (loader + step + starts[key[0]]) / times + max(staging / times, copy))
                 for times in (1, FASTER))
-            for key, (loader, step, staging, copy) in bounds(record).items()}
+            for key, (loader, step, staging, copy) in parts_of(record).items()}
 
 
 def markdown(record):
     s, rows = record["host_settings"], []
-    within, found = bounds(record), epochs(record)
+    within, found = parts_of(record), epochs(record)
     operations = {step["model"]: step["operations"] for step in record["dispatch"]}
     for key, seconds in found.items():
         rows.append([key[0], whole(key[1]), *["%.3f" % (1e3 * t) for t in within[key]],
