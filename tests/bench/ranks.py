@@ -204,7 +204,9 @@ def faults_of(record, _):
         if not abs(c["bytes_mean"] - (4 * n + 8 * sums)) < 64 + 0.01 * (4 * n + 8 * sums):
             faults.append("%s: %g bytes a step, expected %g" % (model, c["bytes_mean"],
                                                                 4 * n + 8 * sums))
-        if c["ranks"] != 2 or not 0 < c["seconds_min"] <= c["seconds_max"] < c["step_seconds"]:
+        # the step's seconds are rank 0's: another rank, which others hold up, may be longer in sums
+        if c["ranks"] != 2 or not 0 < c["seconds_min"] <= c["seconds_max"] or \
+                c["seconds_min"] >= c["step_seconds"]:
             faults.append("%s: %s" % (model, c))
         if min(m["one"] + m["two"]) <= 0:
             faults.append("%s: no speed" % model)
