@@ -15,12 +15,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-void av_gpu_must(const av_backend *be, av_status status) {
-  if (status != AV_OK) {
-    av_comm_abort(be->comm, status);
-  }
-}
-
 const av_gpu_step *av_gpu_send_step(av_backend *be) {
   av_gpu *gpu = av_gpu_of(be);
   if (memcmp(&gpu->step, &gpu->sent, sizeof gpu->step) != 0) {

@@ -28,8 +28,7 @@ static struct av_gpu_ranks *ranks_of(const av_backend *be) { return av_gpu_of(be
 
 /* --- errors --------------------------------------------------------------------------------- */
 
-/* Between two sums the others cannot be told: ends the run, unless `status` is AV_OK. */
-static void must(const av_backend *be, av_status status) {
+void av_gpu_must(const av_backend *be, av_status status) {
   const struct av_gpu_ranks *ranks = ranks_of(be);
   if (status == AV_OK) {
     return;
@@ -66,12 +65,12 @@ static void wait_asking(av_backend *be, cudaStream_t stream, cudaEvent_t event, 
   cudaError_t code = query(stream, event);
   while (code == cudaErrorNotReady) {
     const double waited = av_clock() - began;
-    must(be, av_gpu_nccl_check(nccl, waited, phase));
+    av_gpu_must(be, av_gpu_nccl_check(nccl, waited, phase));
     rest(waited);
     code = query(stream, event);
   }
-  must(be, AV_CUDA(code));
-  must(be, av_gpu_nccl_check(nccl, 0, phase));
+  av_gpu_must(be, AV_CUDA(code));
+  av_gpu_must(be, av_gpu_nccl_check(nccl, 0, phase));
 }
 
 static av_status wait_for(av_backend *be, cudaEvent_t event, const char *phase) {
@@ -83,7 +82,7 @@ static av_status wait_for(av_backend *be, cudaEvent_t event, const char *phase) 
   const av_status status = event != NULL ? AV_CUDA(cudaEventSynchronize(event))
                                          : AV_CUDA(cudaStreamSynchronize(av_gpu_of(be)->stream));
   if (ranks != NULL) {
-    must(be, status);
+    av_gpu_must(be, status);
   }
   return status;
 }
@@ -143,6 +142,9 @@ av_status av_gpu_ranks_open(av_backend *be, struct av_gpu_ranks **ranks) {
   }
   if (status == AV_OK) {
     *ranks = made;
+    if (made->nccl != NULL) {
+      be->listener = (av_listener){.ask = av_gpu_nccl_listen, .context = made->nccl};
+    }
     be->sums = made->nccl != NULL ? AV_SUMS_IN_TURN : AV_SUMS_AT_ONCE;
   } else if (made != NULL) {
     free_own(made);
@@ -196,12 +198,12 @@ void av_gpu_allreduce(av_backend *be, av_kind kind, void *array, int64_t n) {
   struct av_gpu_ranks *ranks = ranks_of(be);
   const av_gpu_array all = array_of(be, kind, array, n);
   if (ranks->nccl == NULL) {
-    must(be, av_gpu_staged_sum(be, &ranks->staged, &all));
+    av_gpu_must(be, av_gpu_staged_sum(be, &ranks->staged, &all));
     return;
   }
   const double began = av_clock();
   if (!is_played(be)) {
-    must(be, av_gpu_nccl_sum(ranks->nccl, &all, av_gpu_of(be)->stream, "sum over ranks"));
+    av_gpu_must(be, av_gpu_nccl_sum(ranks->nccl, &all, av_gpu_of(be)->stream, "sum over ranks"));
   }
   count_queued(be, av_traffic_sum(be->comm, n, av_gpu_element(&all)), began);
 }
@@ -236,13 +238,13 @@ void av_gpu_share_begin(av_backend *be, av_kind kind, void *array, int64_t n) {
   struct av_gpu_ranks *ranks = ranks_of(be);
   const av_gpu_array all = array_of(be, kind, array, n);
   if (ranks->nccl == NULL) {
-    must(be, av_gpu_staged_sum_shares(be, &ranks->staged, &all));
-    must(be, zero_others(be, &all, av_gpu_of(be)->stream));
+    av_gpu_must(be, av_gpu_staged_sum_shares(be, &ranks->staged, &all));
+    av_gpu_must(be, zero_others(be, &all, av_gpu_of(be)->stream));
     return;
   }
   const double began = av_clock();
   if (!is_played(be)) {
-    must(be, begin_beside(be, ranks, &all));
+    av_gpu_must(be, begin_beside(be, ranks, &all));
     ++ranks->pending;
   }
   const int64_t bytes = n * (int64_t)av_gpu_element(&all);
@@ -255,8 +257,8 @@ void av_gpu_share_end(av_backend *be) {
   if (ranks == NULL || ranks->pending == 0) {
     return;
   }
-  must(be, AV_CUDA(cudaEventRecord(ranks->summed, ranks->beside)));
-  must(be, AV_CUDA(cudaStreamWaitEvent(av_gpu_of(be)->stream, ranks->summed, 0)));
+  av_gpu_must(be, AV_CUDA(cudaEventRecord(ranks->summed, ranks->beside)));
+  av_gpu_must(be, AV_CUDA(cudaStreamWaitEvent(av_gpu_of(be)->stream, ranks->summed, 0)));
   ranks->pending = 0;
 }
 
@@ -268,7 +270,7 @@ void av_gpu_gather_begin(av_backend *be, av_kind kind, void *array, int64_t n) {
   struct av_gpu_ranks *ranks = ranks_of(be);
   const av_gpu_array all = array_of(be, kind, array, n);
   if (ranks->nccl == NULL) {
-    must(be, av_gpu_staged_gather(be, &ranks->staged, &all));
+    av_gpu_must(be, av_gpu_staged_gather(be, &ranks->staged, &all));
     return;
   }
   if (ranks->n_gathers == GATHERS_MOST) {
@@ -288,8 +290,8 @@ void av_gpu_gather_end(av_backend *be) {
     bytes += (be->comm->size - 1) * own_bytes(be, &ranks->gather[i]);
   }
   if (!is_played(be)) {
-    must(be, av_gpu_nccl_gather(ranks->nccl, ranks->n_gathers, ranks->gather, av_gpu_of(be)->stream,
-                                "exchange of parameters"));
+    av_gpu_must(be, av_gpu_nccl_gather(ranks->nccl, ranks->n_gathers, ranks->gather,
+                                       av_gpu_of(be)->stream, "exchange of parameters"));
   }
   count_queued(be, bytes, began);
   ranks->n_gathers = 0;

@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "comm_end.h"
 
 #include <nccl.h>
 #include <pthread.h>
@@ -19,10 +20,15 @@ struct av_gpu_nccl {
   const av_comm *comm; /* borrowed */
   ncclComm_t nccl;     /* NULL: not there yet, or no more */
   double timeout;
+  av_gpu_end end;
 };
 
-/* NCCL's threads may hang with the rest: the end of a run waits no longer than this. */
-enum { ABORT_SECONDS = 5, CLOSE_SECONDS = 20 };
+/* NCCL's threads may hang with the rest, and so may ranks: the end of a run waits no longer than
+ * this, for the former and for the latter after that. */
+enum { ABORT_SECONDS = 5, ANSWER_SECONDS = 3, CLOSE_SECONDS = 20 };
+
+/* Who waits for longer than a kernel takes, in seconds, listens for who ends the run. */
+static const double LISTENS_AFTER = 1e-3;
 
 /* --- errors --------------------------------------------------------------------------------- */
 
@@ -68,46 +74,7 @@ static av_status failed(const av_gpu_nccl *nccl, ncclResult_t result, const char
                  message[0] == '\0' ? "" : ": ", message);
 }
 
-/* --- asking --------------------------------------------------------------------------------- */
-
-/* What has become of the communicator's last call, or of operations since. */
-static ncclResult_t ask(const av_gpu_nccl *nccl) {
-  ncclResult_t result = ncclSuccess;
-  const ncclResult_t asked = ncclCommGetAsyncError(nccl->nccl, &result);
-  return asked == ncclSuccess ? result : asked;
-}
-
-/* Asks until a call that returned `result` is through; ncclInProgress: not within `timeout`. */
-static ncclResult_t settle(const av_gpu_nccl *nccl, ncclResult_t result, double timeout) {
-  const double began = av_clock();
-  while (result == ncclInProgress || result == ncclSuccess) {
-    result = ask(nccl);
-    if (result != ncclInProgress || (timeout > 0 && av_clock() - began > timeout)) {
-      return result;
-    }
-    sched_yield();
-  }
-  return result;
-}
-
-/* The status of a call that returned `result`, once it is through. */
-static av_status through(const av_gpu_nccl *nccl, ncclResult_t result, const char *phase) {
-  const ncclResult_t settled = settle(nccl, result, nccl->timeout);
-  if (settled == ncclSuccess) {
-    return AV_OK;
-  }
-  return settled == ncclInProgress ? late(nccl, phase) : failed(nccl, settled, phase);
-}
-
-av_status av_gpu_nccl_check(av_gpu_nccl *nccl, double waited, const char *phase) {
-  const ncclResult_t result = ask(nccl);
-  if (result != ncclSuccess && result != ncclInProgress) {
-    return failed(nccl, result, phase);
-  }
-  return nccl->timeout > 0 && waited > nccl->timeout ? late(nccl, phase) : AV_OK;
-}
-
-/* --- life ----------------------------------------------------------------------------------- */
+/* --- leaving -------------------------------------------------------------------------------- */
 
 static void *abort_thread(void *handle) {
   (void)ncclCommAbort((ncclComm_t)handle);
@@ -128,11 +95,84 @@ static void abort_within(av_gpu_nccl *nccl, int seconds) {
   nccl->nccl = NULL;
 }
 
+/* Its operations end here, and its kernels on the GPU; then it is known who else has done so. */
+static void leave(av_gpu_nccl *nccl) {
+  abort_within(nccl, ABORT_SECONDS);
+  av_gpu_end_leave(&nccl->end, ANSWER_SECONDS);
+}
+
 _Noreturn void av_gpu_nccl_end(av_gpu_nccl *nccl, av_status status) {
   av_error_print();
-  abort_within(nccl, ABORT_SECONDS);
+  av_gpu_end_tell(&nccl->end, status);
+  leave(nccl);
   av_comm_abort(nccl->comm, status);
 }
+
+/* Ends with a rank that has told so. It has said why, and ends this process too, by a signal that
+ * lets it tidy up. */
+void av_gpu_nccl_listen(void *context) {
+  av_gpu_nccl *nccl = context;
+  av_status status = AV_OK;
+  if (!av_gpu_end_heard(&nccl->end, &status)) {
+    return;
+  }
+  leave(nccl);
+  (void)nanosleep(&(struct timespec){.tv_sec = ABORT_SECONDS + ANSWER_SECONDS}, NULL);
+  av_error_clear();
+  av_comm_abort(nccl->comm, status);
+}
+
+/* --- asking --------------------------------------------------------------------------------- */
+
+static bool is_error(ncclResult_t result) {
+  return result != ncclSuccess && result != ncclInProgress;
+}
+
+/* What has become of the communicator's last call, or of operations since, `waited` seconds into
+ * waiting. An error may be but what another rank, which ends, has left behind. */
+static ncclResult_t ask(av_gpu_nccl *nccl, double waited) {
+  ncclResult_t result = ncclSuccess;
+  const ncclResult_t asked = ncclCommGetAsyncError(nccl->nccl, &result);
+  result = asked == ncclSuccess ? result : asked;
+  if (is_error(result) || waited > LISTENS_AFTER) {
+    av_gpu_nccl_listen(nccl);
+  }
+  return result;
+}
+
+/* Asks until a call that returned `result` is through; ncclInProgress: not within `timeout`. */
+static ncclResult_t settle(av_gpu_nccl *nccl, ncclResult_t result, double timeout) {
+  const double began = av_clock();
+  double waited = 0;
+  while (!is_error(result)) {
+    result = ask(nccl, waited);
+    waited = av_clock() - began;
+    if (result != ncclInProgress || (timeout > 0 && waited > timeout)) {
+      return result;
+    }
+    sched_yield();
+  }
+  return result;
+}
+
+/* The status of a call that returned `result`, once it is through. */
+static av_status through(av_gpu_nccl *nccl, ncclResult_t result, const char *phase) {
+  const ncclResult_t settled = settle(nccl, result, nccl->timeout);
+  if (settled == ncclSuccess) {
+    return AV_OK;
+  }
+  return settled == ncclInProgress ? late(nccl, phase) : failed(nccl, settled, phase);
+}
+
+av_status av_gpu_nccl_check(av_gpu_nccl *nccl, double waited, const char *phase) {
+  const ncclResult_t result = ask(nccl, waited);
+  if (is_error(result)) {
+    return failed(nccl, result, phase);
+  }
+  return nccl->timeout > 0 && waited > nccl->timeout ? late(nccl, phase) : AV_OK;
+}
+
+/* --- life ----------------------------------------------------------------------------------- */
 
 /* Rank 0's invitation, on every rank. */
 static av_status share_id(const av_gpu_nccl *nccl, ncclUniqueId *id) {
@@ -191,6 +231,7 @@ av_status av_gpu_nccl_open(const av_comm *comm, bool same_bits, double timeout,
   av_status status = made != NULL ? AV_OK : av_fail(AV_NOMEM, "out of memory (NCCL)");
   AV_GO(status, av_agree(comm, status), done);
   *made = (av_gpu_nccl){.comm = comm, .timeout = timeout};
+  AV_GO(status, av_gpu_end_open(comm, &made->end), done);
   ncclUniqueId id;
   AV_GO(status, share_id(made, &id), done);
   const av_status joined = join(made, id);
@@ -200,7 +241,10 @@ av_status av_gpu_nccl_open(const av_comm *comm, bool same_bits, double timeout,
   *nccl = made;
   made = NULL;
 done:
-  free(made);
+  if (made != NULL) {
+    av_gpu_end_close(&made->end);
+    free(made);
+  }
   return status;
 }
 
@@ -216,6 +260,7 @@ bool av_gpu_nccl_close(av_gpu_nccl *nccl) {
   } else {
     abort_within(nccl, ABORT_SECONDS);
   }
+  av_gpu_end_close(&nccl->end);
   free(nccl);
   return ended;
 }
@@ -257,7 +302,7 @@ static ncclResult_t each_share(av_gpu_nccl *nccl, const av_gpu_array *array, cud
   for (int r = 0; r < nccl->comm->size; ++r) {
     if (av_gpu_array_share_size(array, nccl->comm, r) > 0) {
       const ncclResult_t result = call(nccl, array, r, stream);
-      if (result != ncclSuccess && result != ncclInProgress) {
+      if (is_error(result)) {
         return result;
       }
     }

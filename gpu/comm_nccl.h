@@ -68,8 +68,12 @@ av_status av_gpu_nccl_gather(av_gpu_nccl *nccl, int n, const av_gpu_array *array
 /* The error that NCCL has met since, `waited` seconds into waiting for `phase`, or the time-out. */
 av_status av_gpu_nccl_check(av_gpu_nccl *nccl, double waited, const char *phase);
 
-/* Prints the recorded error, aborts the communicator so that the GPUs stop waiting, and ends the
- * run on every rank. */
+/* Whether another rank has told that it ends the run: then ends with it. For whoever waits for
+ * ranks otherwise (av_listener); `nccl` is an av_gpu_nccl. */
+void av_gpu_nccl_listen(void *nccl);
+
+/* Prints the recorded error, tells the other ranks, aborts the communicator so that the GPU stops
+ * waiting, and ends the run when the others have left theirs, or after some seconds. */
 _Noreturn void av_gpu_nccl_end(av_gpu_nccl *nccl, av_status status);
 
 #endif

@@ -368,6 +368,7 @@ struct av_backend {
   size_t bytes[AV_KINDS]; /* of one element of each kind; set by open, as are the next two */
   bool queues;            /* operations return before they are done; who reads waits for all */
   av_sums sums;
+  av_listener listener;    /* of comm's users as soon as they can; set by open, or zero */
   av_gpu_use gpu;          /* cuda: memory of its device */
   void *state;             /* the backend's own */
   double *reads[AV_READS]; /* av_backend_read_begin's, oldest first; NULL: none */

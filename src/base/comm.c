@@ -4,6 +4,7 @@
 #include "base/memory.h"
 
 #include <limits.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -58,9 +59,34 @@ _Noreturn void av_comm_abort(const av_comm *comm, av_status status) {
   _Exit((int)status);
 }
 
+av_status av_wait(const av_comm *comm, MPI_Request *request) {
+  int done = 0;
+  if (comm->listener.ask == NULL) {
+    return AV_MPI(MPI_Wait(request, MPI_STATUS_IGNORE));
+  }
+  AV_TRY(AV_MPI(MPI_Test(request, &done, MPI_STATUS_IGNORE)));
+  while (!done) {
+    comm->listener.ask(comm->listener.context);
+    sched_yield();
+    AV_TRY(AV_MPI(MPI_Test(request, &done, MPI_STATUS_IGNORE)));
+  }
+  return AV_OK;
+}
+
+/* Waits until all ranks are here: before a collective operation, in which nobody can be asked. */
+static av_status meet(const av_comm *comm) {
+  MPI_Request all = MPI_REQUEST_NULL;
+  if (comm->listener.ask == NULL) {
+    return AV_OK;
+  }
+  AV_TRY(AV_MPI(MPI_Ibarrier(comm->mpi, &all)));
+  return av_wait(comm, &all);
+}
+
 av_status av_agree_exchange(const av_comm *comm, av_status local) {
   const int mine = local == AV_OK ? INT_MAX : comm->rank;
   int first = INT_MAX;
+  AV_TRY(meet(comm));
   AV_TRY(AV_MPI(MPI_Allreduce(&mine, &first, 1, MPI_INT, MPI_MIN, comm->mpi)));
   if (first == INT_MAX) {
     return AV_OK;
@@ -97,6 +123,7 @@ static av_status reduce(const av_comm *comm, void *values, int64_t n, MPI_Dataty
   const double began = av_clock();
   const int64_t sent = av_traffic_sum(comm, n, size);
   char *at = values;
+  AV_TRY(meet(comm));
   while (n > 0) {
     const int now = n > PIECE ? PIECE : (int)n;
     AV_TRY(AV_MPI(MPI_Allreduce(MPI_IN_PLACE, at, now, type, op, comm->mpi)));
@@ -135,6 +162,7 @@ av_status av_min_f64(const av_comm *comm, double *values, int64_t n) {
 
 av_status av_bcast(const av_comm *comm, void *data, int64_t bytes) {
   char *at = data;
+  AV_TRY(meet(comm));
   while (bytes > 0) {
     const int now = bytes > PIECE ? PIECE : (int)bytes;
     AV_TRY(AV_MPI(MPI_Bcast(at, now, MPI_BYTE, 0, comm->mpi)));

@@ -27,6 +27,13 @@ typedef struct av_traffic {
                   `ahead` and `waited` nothing */
 } av_traffic;
 
+/* Whom a rank asks over and over that waits for others in the functions below: who may end the
+ * run, because another has told so by a way of its own. */
+typedef struct av_listener {
+  void (*ask)(void *context); /* NULL: nobody is asked */
+  void *context;
+} av_listener;
+
 typedef struct av_comm {
   MPI_Comm mpi; /* all ranks of the run; errors are returned, not fatal */
   int rank;
@@ -34,6 +41,7 @@ typedef struct av_comm {
   int local_rank; /* among the ranks that share this node's memory */
   int local_size;
   av_traffic *traffic; /* where sums, maxima and backends count; NULL: nobody does */
+  av_listener listener;
 } av_comm;
 
 /* Counts an operation that began at av_clock() `began` and sends `bytes`. One process sends
@@ -78,6 +86,9 @@ av_status av_max_i64(const av_comm *comm, int64_t *values, int64_t n);
 av_status av_max_f64(const av_comm *comm, double *values, int64_t n);
 av_status av_max_f32(const av_comm *comm, float *values, int64_t n);
 av_status av_min_f64(const av_comm *comm, double *values, int64_t n);
+
+/* MPI_Wait. Not collective. */
+av_status av_wait(const av_comm *comm, MPI_Request *request);
 
 /* Broadcasts `bytes` bytes from rank 0 (any size, in pieces). Collective. */
 av_status av_bcast(const av_comm *comm, void *data, int64_t bytes);

@@ -127,8 +127,10 @@ static av_status receive(cell_stream *s, int rank, int64_t n, unsigned char *blo
   av_status status = AV_OK;
   for (int m = 0; m < s->n_matrices; ++m) {
     if (s->link[m] != NULL) {
-      const av_status arrived = AV_MPI(
-          MPI_Recv(block + m * bytes, (int)bytes, MPI_BYTE, rank, m, comm->mpi, MPI_STATUS_IGNORE));
+      MPI_Request request = MPI_REQUEST_NULL;
+      av_status arrived =
+          AV_MPI(MPI_Irecv(block + m * bytes, (int)bytes, MPI_BYTE, rank, m, comm->mpi, &request));
+      arrived = arrived == AV_OK ? av_wait(comm, &request) : arrived;
       status = status == AV_OK ? arrived : status;
     }
   }
@@ -169,8 +171,10 @@ static av_status send_round(const cell_stream *s, int64_t n) {
   for (int m = 0; m < s->n_matrices && n > 0; ++m) {
     const int64_t bytes = n * s->row_bytes;
     if (s->link[m] != NULL) {
-      AV_TRY(AV_MPI(
-          MPI_Send(s->block + (size_t)m * (size_t)bytes, (int)bytes, MPI_BYTE, 0, m, comm->mpi)));
+      MPI_Request request = MPI_REQUEST_NULL;
+      AV_TRY(AV_MPI(MPI_Isend(s->block + (size_t)m * (size_t)bytes, (int)bytes, MPI_BYTE, 0, m,
+                              comm->mpi, &request)));
+      AV_TRY(av_wait(comm, &request));
     }
   }
   return AV_OK;

@@ -42,6 +42,7 @@ static void run_free(run *r) {
   if (r->be.ops != NULL) {
     r->be.ops->data_free(&r->be, r->data);
   }
+  r->counted.listener = (av_listener){0};
   av_backend_close(&r->be);
   av_split_free(&r->split);
   av_dataset_free(&r->dataset);
@@ -80,6 +81,7 @@ static av_status open_backend(run *r) {
       .gpu_timeout = config->runtime.gpu_timeout,
       .gpu_memory = av_gpu_limit(config)};
   AV_TRY(av_backend_open(&r->be, &options, r->comm));
+  r->counted.listener = r->be.listener;
   char build[AV_BUILD_TEXT];
   av_build_text(build);
   const av_banner banner = {

@@ -122,6 +122,59 @@ static void names_travel(void **unused) {
   }
 }
 
+static void count_asked(void *context) { ++*(int64_t *)context; }
+
+/* Agreements, sums, broadcasts and messages, each of which the last rank comes to late. */
+static void exchange(const av_comm *with, int which) {
+  double sum = 1;
+  int64_t value = with->rank == 0 ? 7 : 0;
+  int64_t message = 0;
+  MPI_Request request = MPI_REQUEST_NULL;
+  if (with->rank == with->size - 1) {
+    usleep(20000);
+  }
+  switch (which) {
+    case 0:
+      assert_int_equal(av_agree(with, AV_OK), AV_OK);
+      break;
+    case 1:
+      assert_int_equal(av_sum_f64(with, &sum, 1), AV_OK);
+      assert_true(sum == (double)with->size);
+      break;
+    case 2:
+      assert_int_equal(av_bcast(with, &value, (int64_t)sizeof value), AV_OK);
+      assert_int_equal(value, 7);
+      break;
+    default: /* from the last to all others */
+      if (with->rank < with->size - 1) {
+        MPI_Irecv(&message, 1, MPI_INT64_T, with->size - 1, 0, with->mpi, &request);
+        assert_int_equal(av_wait(with, &request), AV_OK);
+        assert_int_equal(message, 8);
+      }
+      message = 8;
+      for (int to = 0; with->rank == with->size - 1 && to < with->size - 1; ++to) {
+        MPI_Isend(&message, 1, MPI_INT64_T, to, 0, with->mpi, &request);
+        assert_int_equal(av_wait(with, &request), AV_OK);
+      }
+  }
+}
+
+/* Who waits asks its listener; without one nothing else comes out. */
+static void waiting_asks(void **unused) {
+  (void)unused;
+  for (int which = 0; which < 4; ++which) {
+    int64_t asked = 0;
+    av_comm asking = comm;
+    asking.listener = (av_listener){.ask = count_asked, .context = &asked};
+    exchange(&comm, which);
+    MPI_Barrier(comm.mpi);
+    exchange(&asking, which);
+    if (comm.rank < comm.size - 1) {
+      assert_true(asked > 0);
+    }
+  }
+}
+
 /* A fault of MPI is our code's: internal error, no raw stack. */
 static void mpi_faults(void **unused) {
   (void)unused;
@@ -197,6 +250,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(sums_and_extremes), cmocka_unit_test(text_travels),
       cmocka_unit_test(names_travel),      cmocka_unit_test(mpi_faults),
       cmocka_unit_test(error_lines),       cmocka_unit_test(traffic_counted),
+      cmocka_unit_test(waiting_asks),
   };
   const int failed = cmocka_run_group_tests(tests, NULL, NULL);
   av_comm_free(&comm);

@@ -90,6 +90,22 @@ cudaError_t answer(cudaError_t error) {
   return error;
 }
 
+/* The launch after which the device is broken, from the environment; negative: never. */
+int64_t last_launch() {
+  const char *text = getenv("AV_EMULATED_BREAKS");
+  const char *rank = getenv("OMPI_COMM_WORLD_RANK");
+  int breaks = 0;
+  long long launch = 0;
+  const bool told = text != NULL && sscanf(text, "%d:%lld", &breaks, &launch) == 2;
+  return told && breaks == (rank == NULL ? 0 : atoi(rank)) ? launch : -1;
+}
+
+cudaError_t health() {
+  static const int64_t last = last_launch();
+  const bool broken = last >= 0 && av_emulate_counts().launches > last;
+  return broken ? cudaErrorIllegalAddress : cudaSuccess;
+}
+
 CUstream_st *stream_of(cudaStream_t stream) {
   CUstream_st *found = stream == NULL ? &default_stream : stream;
   if (streams.count(found) == 0) {
@@ -425,6 +441,8 @@ const char *cudaGetErrorName(cudaError_t error) {
       return "cudaErrorStreamCaptureImplicit";
     case cudaErrorCapturedEvent:
       return "cudaErrorCapturedEvent";
+    case cudaErrorIllegalAddress:
+      return "cudaErrorIllegalAddress";
     default:
       return "cudaErrorUnknown";
   }
@@ -434,7 +452,7 @@ cudaError_t cudaPeekAtLastError(void) { return last_error; }
 cudaError_t cudaGetLastError(void) {
   const cudaError_t error = last_error;
   last_error = cudaSuccess;
-  return error;
+  return error != cudaSuccess ? error : health();
 }
 
 /* Devices. */
@@ -551,7 +569,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   AV_TRY_CUDA(av_emulated_wait_stream(stream_of(stream)->captured));
   ++waits;
   complete(stream_of(stream), UINT64_MAX);
-  return cudaSuccess;
+  return health();
 }
 cudaError_t cudaStreamQuery(cudaStream_t stream) { return cudaStreamSynchronize(stream); }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned int) {
@@ -598,7 +616,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   }
   event->asked = true;
   event->done = true;
-  return cudaSuccess;
+  return health();
 }
 cudaError_t cudaEventQuery(cudaEvent_t event) {
   AV_TRY_CUDA(av_emulated_wait_event(event->captured));

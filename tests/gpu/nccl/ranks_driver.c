@@ -6,6 +6,7 @@
  *   error    NCCL meets an error in the second sum
  *   mute     the same, and ncclCommAbort never returns
  *   gpu      its GPU fails
+ *   launch   a kernel fails there before the sum that the others wait for
  *   early    NCCL meets an error before anybody waits
  *   left     it leaves without the last sum; so do all others, without waiting for it
  *   stuck    the same, and ncclCommAbort returns nowhere
@@ -52,6 +53,9 @@ static av_status use(rig *r, void *array, bool wrong) {
   }
   if (wrong && is("freeing")) {
     sleep(600);
+  }
+  if (wrong && is("launch")) {
+    AV_GPU_MUST(&r->be, cudaErrorIllegalAddress);
   }
   av_gpu_share_begin(&r->be, AV_SUM, array, N);
   if (is("freeing")) { /* the main stream is idle soon, the other is not */
@@ -118,6 +122,7 @@ int main(int argc, char **argv) {
   }
   rig r;
   av_status status = rig_open(&r, &comm, false, TIMEOUT);
+  comm.listener = r.be.listener;
   if (status == AV_OK) {
     status = run(&r, wrong, argc > 3);
   }
@@ -126,6 +131,7 @@ int main(int argc, char **argv) {
     av_error_print();
     return (int)status;
   }
+  comm.listener = (av_listener){0};
   rig_close(&r);
   av_comm_free(&comm);
   return AV_OK;

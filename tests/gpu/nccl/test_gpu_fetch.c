@@ -19,13 +19,6 @@ enum { RESULTS = 5 * AV_GPU_FETCH_SLOTS + 1, LONGEST = 700000, LATE = 3, CUDA_TA
 
 static av_comm comm;
 
-void av_gpu_must(const av_backend *be, av_status status) {
-  (void)be;
-  if (status != AV_OK) {
-    fail_msg("%s", av_error_text());
-  }
-}
-
 /* ---- results ---- */
 
 static float value_of(int64_t result, int64_t i) { return (float)(result * 1000 + i % 977); }

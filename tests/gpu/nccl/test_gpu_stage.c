@@ -22,13 +22,6 @@ enum { CELLS = 41, GENES = 60, ROWS = 9, STEPS = 5 * AV_GPU_STAGE_SLOTS + 1, LAT
 static av_comm comm;
 static av_dataset dataset;
 
-void av_gpu_must(const av_backend *be, av_status status) {
-  (void)be;
-  if (status != AV_OK) {
-    fail_msg("%s", av_error_text());
-  }
-}
-
 /* No pass is kept here (pass.h). */
 av_status av_gpu_graphs_create(struct av_gpu_graph **graphs) {
   *graphs = NULL;
