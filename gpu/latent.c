@@ -1,5 +1,7 @@
-/* q(z) and q(l): draws, KL terms, gradients (model.md sections 1 and 3): kernels/latent.cu. */
+/* q(z) and q(l): draws, KL terms, gradients (model.md sections 1 and 3): kernels/latent.cu; means
+ * of softmaxed draws: kernels/simplex.cu. */
 #include "kernels/latent.h"
+#include "kernels/simplex.h"
 
 #include "state.h"
 
@@ -46,4 +48,16 @@ void av_gpu_latent_grad(av_backend *be, const av_batch *batch, const av_latent *
   AV_GPU_RUN(
       be, av_gpu_latent_grads(av_gpu_of(be)->stream, &plan, step, const_floats(z), const_floats(dz),
                               const_floats(dl), floats(dz_head), floats(dl_head)));
+}
+
+void av_gpu_simplex_means(av_backend *be, const av_batch *batch, int64_t n_latent, uint64_t seed,
+                          int64_t n_samples, const av_real *z_head, av_sum *codes) {
+  const av_gpu_simplex_plan plan = {.rows = batch->view,
+                                    .n_latent = (int)n_latent,
+                                    .n_samples = n_samples,
+                                    .seed = seed,
+                                    .z_head = const_floats(z_head)};
+  const size_t room = (size_t)av_gpu_simplex_scratch(&plan) * sizeof(double);
+  double *scratch = (double *)av_gpu_work(be, room);
+  AV_GPU_RUN(be, av_gpu_simplex_codes(av_gpu_of(be)->stream, &plan, doubles(codes), scratch));
 }

@@ -94,6 +94,21 @@ static __device__ __forceinline__ T av_warp_max(T value) {
   return value;
 }
 
+/* The same over `width` lanes side by side, a power of two, on each of them; by all of the warp. */
+static __device__ __forceinline__ double av_lanes_sum(double value, int width) {
+  for (int offset = width / 2; offset > 0; offset /= 2) {
+    value += __shfl_xor_sync(AV_ALL_LANES, value, offset);
+  }
+  return value;
+}
+static __device__ __forceinline__ double av_lanes_max(double value, int width) {
+  for (int offset = width / 2; offset > 0; offset /= 2) {
+    const double other = __shfl_xor_sync(AV_ALL_LANES, value, offset);
+    value = other > value ? other : value;
+  }
+  return value;
+}
+
 /* Sum over a block of whole warps, on every thread. `room`: shared, one T a warp; the block may use
  * it again at once. */
 template <typename T>

@@ -38,21 +38,6 @@ static __device__ __forceinline__ place place_of(const av_gpu_latent_plan &plan,
   return at;
 }
 
-/* Over the lanes of a cell, on each of them; by all threads of the warp. */
-static __device__ __forceinline__ double sum_of_cell(double value, int width) {
-  for (int offset = width / 2; offset > 0; offset /= 2) {
-    value += __shfl_xor_sync(AV_ALL_LANES, value, offset);
-  }
-  return value;
-}
-static __device__ __forceinline__ double max_of_cell(double value, int width) {
-  for (int offset = width / 2; offset > 0; offset /= 2) {
-    const double other = __shfl_xor_sync(AV_ALL_LANES, value, offset);
-    value = other > value ? other : value;
-  }
-  return value;
-}
-
 /* The four standard normals of call `index` of a cell; 0 where means are asked for. */
 static __device__ void noise_of(const av_gpu_latent_plan &plan, uint32_t epoch, int64_t cell,
                                 uint32_t index, double noise[FOUR]) {
@@ -130,13 +115,13 @@ static __device__ void softmax(const av_gpu_latent_plan &plan, const place &at, 
       top = (double)z[j] > top ? (double)z[j] : top;
     }
   }
-  top = max_of_cell(top, at.width);
+  top = av_lanes_max(top, at.width);
   for (int k = FOUR * at.lane; k < end; k += FOUR * at.width) {
     for (int j = k; j < end && j < k + FOUR; ++j) {
       sum += exp((double)z[j] - top);
     }
   }
-  sum = sum_of_cell(sum, at.width);
+  sum = av_lanes_sum(sum, at.width);
   for (int k = FOUR * at.lane; k < end; k += FOUR * at.width) {
     for (int j = k; j < end && j < k + FOUR; ++j) {
       z[j] = (float)(exp((double)z[j] - top) / sum);
@@ -247,7 +232,7 @@ static __device__ double across(const av_gpu_latent_plan &plan, const place &at,
   for (int k = at.lane; k < end; k += at.width) {
     sum += (double)z[k] * (double)dz[k];
   }
-  return sum_of_cell(sum, at.width);
+  return av_lanes_sum(sum, at.width);
 }
 
 /* Gradients on the heads of dimensions 4 four, ... from d[], those on the draws. */

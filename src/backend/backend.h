@@ -156,6 +156,7 @@ typedef enum av_pass_kind {
   AV_PASS_STEP, /* a training step with its update */
   AV_PASS_EVALUATION,
   AV_PASS_ENCODING,
+  AV_PASS_CODES,      /* encoding, with the means of softmaxed draws */
   AV_PASS_MEANS,      /* decoding those of z and l, up to the heads */
   AV_PASS_DRAWS,      /* decoding one of each */
   AV_PASS_SUMS,       /* decoding means, with sums of rho */
@@ -277,6 +278,10 @@ typedef struct av_backend_ops {
                       const av_real *z_head, const av_real *l_head, const av_sum *prior,
                       const av_real *z, const av_real *dz, const av_real *dl, av_real *dz_head,
                       av_real *dl_head);
+  /* codes (B, K): of each cell the mean of softmax(z) over n_samples >= 1 draws z of q(z), those of
+   * simplex.h; z_head (B, 2K) as above. */
+  void (*simplex_means)(av_backend *be, const av_batch *batch, int64_t n_latent, uint64_t seed,
+                        int64_t n_samples, const av_real *z_head, av_sum *codes);
 
   /* REQUIRED: linear decoder with BatchNorm, folded */
   /* [sum] stats (av_fold_stats_size) of x (B, n_in), the decoder's dense input (overwritten). */

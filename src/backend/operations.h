@@ -24,6 +24,7 @@
   EACH(prefix, norm_act_grad)           \
   EACH(prefix, latent_draw)             \
   EACH(prefix, latent_grad)             \
+  EACH(prefix, simplex_means)           \
   EACH(prefix, fold_sums)               \
   EACH(prefix, fold)                    \
   EACH(prefix, fold_grad)               \

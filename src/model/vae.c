@@ -99,6 +99,9 @@ static av_status take_arrays(av_vae *vae, const double *prior) {
   AV_TRY(take_layers(vae));
   AV_TRY(take(vae, AV_REAL, rows * 2 * spec->n_latent, &vae->z_head));
   AV_TRY(take(vae, AV_REAL, rows * 2 * spec->n_latent, &vae->dz_head));
+  if (spec->simplex) {
+    AV_TRY(take(vae, AV_SUM, rows * spec->n_latent, &vae->codes));
+  }
   AV_TRY(take(vae, AV_REAL, decoder_input, &vae->z));
   AV_TRY(take(vae, AV_REAL, decoder_input, &vae->dz));
   AV_TRY(take(vae, AV_REAL, rows, &vae->l));
@@ -186,10 +189,10 @@ void av_vae_free(av_vae **vae_pointer) {
     return;
   }
   void *const arrays[] = {
-      vae->params,     vae->m,          vae->v,        vae->grads,   vae->running, vae->losses,
-      vae->prior,      vae->fold_stats, vae->z_head,   vae->dz_head, vae->z,       vae->dz,
-      vae->l,          vae->dl,         vae->l_head,   vae->dl_head, vae->dfirst,  vae->dhidden[0],
-      vae->dhidden[1], vae->fold_back,  vae->norm_sums};
+      vae->params,     vae->m,          vae->v,         vae->grads,   vae->running, vae->losses,
+      vae->prior,      vae->fold_stats, vae->z_head,    vae->dz_head, vae->z,       vae->dz,
+      vae->l,          vae->dl,         vae->l_head,    vae->dl_head, vae->dfirst,  vae->dhidden[0],
+      vae->dhidden[1], vae->fold_back,  vae->norm_sums, vae->codes};
   for (size_t i = 0; i < sizeof arrays / sizeof *arrays; ++i) {
     vae->be->ops->release(vae->be, arrays[i]);
   }
@@ -359,6 +362,28 @@ av_status av_vae_encode(av_vae *vae, const av_batch *batch, int64_t n_rows, doub
   }
   AV_TRY(av_vae_encode_begin(vae, batch, n_rows));
   return av_vae_encode_end(vae, n_rows, z_mean, z_variance);
+}
+
+av_status av_vae_codes_begin(av_vae *vae, const av_batch *batch, int64_t n_rows, uint64_t seed,
+                             int64_t n_samples) {
+  av_backend *be = vae->be;
+  const int64_t k = vae->layout.spec.n_latent;
+  const av_pass p = {.batch = batch};
+  const av_pass_values values = {0};
+  if (!vae->layout.spec.simplex) {
+    return av_vae_encode_begin(vae, batch, n_rows);
+  }
+  be->ops->pass_begin(be, batch, AV_PASS_CODES, &values);
+  av_encode(vae, &p);
+  be->ops->simplex_means(be, batch, k, seed, n_samples, vae->z_head, vae->codes);
+  be->ops->pass_end(be);
+  return be->ops->read_begin(be, AV_SUM, vae->codes, n_rows * k);
+}
+
+av_status av_vae_codes_end(av_vae *vae, int64_t n_rows, double *codes) {
+  const av_model_spec *spec = &vae->layout.spec;
+  return spec->simplex ? vae->be->ops->read_end(vae->be, AV_SUM, n_rows * spec->n_latent, codes)
+                       : av_vae_encode_end(vae, n_rows, codes, NULL);
 }
 
 /* z and l of the batch last encoded, and the decoder up to the input of its heads: a pass is begun.

@@ -70,6 +70,12 @@ av_status av_vae_encode(av_vae *vae, const av_batch *batch, int64_t n_rows, doub
  * asked for. Up to AV_READS (backend.h) of n_rows > 0 begun, ended in their order. */
 av_status av_vae_encode_begin(av_vae *vae, const av_batch *batch, int64_t n_rows);
 av_status av_vae_encode_end(av_vae *vae, int64_t n_rows, double *z_mean, double *z_variance);
+/* Latent codes (n_rows, K) in two such halves: means of q(z), or where z is on a simplex those of
+ * n_samples softmaxed draws of each cell (backend/simplex.h), for one batch always as many with the
+ * same seed. */
+av_status av_vae_codes_begin(av_vae *vae, const av_batch *batch, int64_t n_rows, uint64_t seed,
+                             int64_t n_samples);
+av_status av_vae_codes_end(av_vae *vae, int64_t n_rows, double *codes);
 /* Of the batch last encoded: one draw of z and l, or their means (draw = NULL), decoded to host
  * rho and mu (n_rows, G); either may be NULL. `average` as in the backend's decode_output, {0, 1}
  * for this one alone. Draws of one batch differ in their epoch alone. */

@@ -52,6 +52,7 @@ struct av_vae {
   av_sum *fold_back; /* (n_fold_back) of all folded heads, side by side */
   int64_t n_fold_back;
   av_real *z_head, *dz_head; /* (max_rows, 2K) */
+  av_sum *codes;             /* (max_rows, K) with a simplex; else NULL */
   av_real *l_head, *dl_head; /* (max_rows, 2) */
   av_real *z, *dz;           /* (max_rows, K + C): the decoder's dense input */
   av_real *l, *dl;           /* (max_rows) */

@@ -4,7 +4,6 @@
 #include "base/memory.h"
 #include "math/numerics.h"
 #include "math/rng.h"
-#include "posterior/simplex.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -23,13 +22,8 @@ av_status av_posterior_create(av_posterior *posterior, const av_comm *comm, cons
                               .rows_per_pass = rows};
   posterior->rows = av_malloc((size_t)rows, sizeof *posterior->rows);
   posterior->z = av_malloc((size_t)(rows * spec->n_latent), sizeof *posterior->z);
-  if (spec->simplex) {
-    posterior->z_variance =
-        av_malloc((size_t)(rows * spec->n_latent), sizeof *posterior->z_variance);
-  }
   av_status status = AV_OK;
-  if (posterior->rows == NULL || posterior->z == NULL ||
-      (spec->simplex && posterior->z_variance == NULL)) {
+  if (posterior->rows == NULL || posterior->z == NULL) {
     status = av_fail(AV_NOMEM, "out of memory (inference, %lld cells at a time)", (long long)rows);
   } else {
     status = be->ops->batch_create(be, data, rows, &posterior->batch);
@@ -50,7 +44,6 @@ void av_posterior_free(av_posterior *posterior) {
   }
   free(posterior->rows);
   free(posterior->z);
-  free(posterior->z_variance);
   *posterior = (av_posterior){0};
 }
 
@@ -85,37 +78,10 @@ static void blank_empty(const av_posterior *posterior, int64_t first, int64_t n,
   }
 }
 
-/* Mean softmaxed draws of the encoded rows [first, first + n), in place of their means. */
-static av_status simplex_means(av_posterior *posterior, int64_t first, int64_t n) {
-  const int64_t k = av_vae_layout(posterior->vae)->spec.n_latent;
-  const int threads = posterior->be->threads;
-  double *space = av_malloc((size_t)(threads * 3 * k), sizeof *space);
-  AV_TRY_ALLOC(space);
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (int part = 0; part < threads; ++part) {
-    double *mean = space + part * 3 * k;
-    for (int64_t i = n * part / threads; i < n * (part + 1) / threads; ++i) {
-      const av_simplex cell = {.n_latent = k,
-                               .mean = posterior->z + i * k,
-                               .variance = posterior->z_variance + i * k,
-                               .seed = (uint64_t)posterior->config->train.seed,
-                               .cell = posterior->dataset->first + first + i,
-                               .n_samples = posterior->config->output.latent_samples};
-      av_simplex_mean(&cell, mean + k, mean);
-      memcpy(posterior->z + i * k, mean, (size_t)k * sizeof *mean);
-    }
-  }
-  free(space);
-  return AV_OK;
-}
-
 /* The codes of rows [first, first + n), the oldest that are being encoded. */
 static av_status take_latent(av_posterior *posterior, int64_t first, int64_t n, float *out) {
   const av_model_spec *spec = &av_vae_layout(posterior->vae)->spec;
-  AV_TRY(av_vae_encode_end(posterior->vae, n, posterior->z, posterior->z_variance));
-  if (spec->simplex) {
-    AV_TRY(simplex_means(posterior, first, n));
-  }
+  AV_TRY(av_vae_codes_end(posterior->vae, n, posterior->z));
   for (int64_t i = 0; i < n * spec->n_latent; ++i) {
     out[i] = (float)posterior->z[i];
   }
@@ -134,7 +100,9 @@ av_status av_posterior_latent(void *context, int64_t first_row, int64_t n_rows, 
     if (begun < n_rows) {
       const int64_t now = rows_of_pass(posterior->rows_per_pass, n_rows - begun);
       select_rows(posterior, first_row + begun, now);
-      AV_TRY(av_vae_encode_begin(posterior->vae, posterior->batch, now));
+      AV_TRY(av_vae_codes_begin(posterior->vae, posterior->batch, now,
+                                (uint64_t)posterior->config->train.seed,
+                                posterior->config->output.latent_samples));
       begun += now;
     }
     if (before > 0) {

@@ -15,10 +15,9 @@ typedef struct av_posterior {
   av_vae *vae;
   av_batch *batch;
   int64_t rows_per_pass;
-  int64_t *rows;      /* (rows_per_pass) */
-  double *z;          /* (rows_per_pass, K) means of q(z) */
-  double *z_variance; /* (rows_per_pass, K) with latent_distribution = ln; else NULL */
-  av_sum *rho_sums;   /* the summary's, on the backend; NULL: not asked for yet */
+  int64_t *rows;    /* (rows_per_pass) */
+  double *z;        /* (rows_per_pass, K) */
+  av_sum *rho_sums; /* the summary's, on the backend; NULL: not asked for yet */
 } av_posterior;
 
 /* Prepares the model for inference. `rows_per_pass` as the model was made for. Collective. */

@@ -41,8 +41,9 @@ int64_t av_model_bytes(const av_layout *layout, const av_design *design, int64_t
   const int64_t hidden = spec->n_layers * (spec->linear ? 1 : 2) * spec->n_hidden;
   const int64_t row = 3 * layout->first.n_out + 2 * hidden + 4 * spec->n_latent +
                       2 * av_spec_decoder_input(spec) + 6;
+  const int64_t codes = spec->simplex ? 8 * spec->n_latent : 0;
   return layout->n_params * (3 * real + grad) + fold_bytes(layout, design, real + grad) +
-         rows * real * row;
+         rows * (real * row + codes);
 }
 
 int64_t av_model_gpu_scratch(const av_layout *layout, const av_design *design, int64_t rows) {

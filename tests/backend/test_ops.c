@@ -335,6 +335,33 @@ static void check_latent(av_twin *twin) {
   check_latent_case(twin, 6, true, false, true);
 }
 
+/* The draws are the same: their means differ by rounding alone. */
+static void check_simplex_case(av_twin *twin, int64_t k, int64_t n_samples) {
+  source from = {.item = 500};
+  av_pair z_head = pair_normals(twin, AV_REAL, twin->n * 2 * k, &from, -0.5, 1);
+  av_pair codes = pair_zeros(twin, AV_SUM, twin->n * k);
+  BOTH(twin, simplex_means(be, batch, k, 9, n_samples, z_head.at[t], codes.at[t]));
+  same("simplex_means", &codes, 1e-13);
+  double *values = pair_read(&codes, TESTED);
+  for (int64_t i = 0; i < twin->n; ++i) {
+    double sum = 0.0;
+    for (int64_t j = 0; j < k; ++j) {
+      sum += values[i * k + j];
+    }
+    assert_true(fabs(sum - 1.0) < 1e-12);
+  }
+  free(values);
+  pair_free(&z_head);
+  pair_free(&codes);
+}
+
+static void check_simplex(av_twin *twin) {
+  check_simplex_case(twin, 10, 7);
+  check_simplex_case(twin, 1, 2);
+  check_simplex_case(twin, 4, 1);
+  check_simplex_case(twin, 131, 5);
+}
+
 static void check_adam_case(av_twin *twin, int64_t n, bool decoupled, double clip) {
   source from = {.item = 600};
   av_pair p = pair_normals(twin, AV_REAL, n, &from, 0, 1);
@@ -486,6 +513,10 @@ static void latent(void **state) {
   (void)state;
   on_all_shapes(check_latent);
 }
+static void simplex(void **state) {
+  (void)state;
+  on_all_shapes(check_simplex);
+}
 static void adam(void **state) {
   (void)state;
   on_all_shapes(check_adam);
@@ -499,10 +530,11 @@ int main(int argc, char **argv) {
   if (MPI_Init(&argc, &argv) != MPI_SUCCESS) {
     return 1;
   }
-  const struct CMUnitTest tests[] = {
-      cmocka_unit_test(memory), cmocka_unit_test(reads),  cmocka_unit_test(add),
-      cmocka_unit_test(sparse), cmocka_unit_test(linear), cmocka_unit_test(norm),
-      cmocka_unit_test(latent), cmocka_unit_test(adam),   cmocka_unit_test(nan_stays)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(memory), cmocka_unit_test(reads),
+                                     cmocka_unit_test(add),    cmocka_unit_test(sparse),
+                                     cmocka_unit_test(linear), cmocka_unit_test(norm),
+                                     cmocka_unit_test(latent), cmocka_unit_test(simplex),
+                                     cmocka_unit_test(adam),   cmocka_unit_test(nan_stays)};
   const int failed = cmocka_run_group_tests(tests, NULL, NULL);
   MPI_Finalize();
   return failed;

@@ -71,6 +71,19 @@ def averages(folder):
         np.testing.assert_allclose(made[0][name], made[1][name], rtol=1e-4, err_msg=name)
 
 
+def codes(folder):
+    """Codes on a simplex are means of draws that the GPU makes: the CPU's."""
+    made = {}
+    for backend, samples in (("cuda", 301), ("cpu", 301), ("cuda", 300)):
+        run(folder, ["model.latent_distribution=ln", "train.max_epochs=1", f"output.latent_samples={samples}"],
+            backend=backend)
+        with h5py.File(os.path.join(folder, "out.h5ad")) as file:
+            made[backend, samples] = file["obsm/X_scvi"][()]
+    np.testing.assert_allclose(made["cuda", 301], made["cpu", 301], rtol=1e-4)
+    np.testing.assert_allclose(made["cuda", 301].sum(axis=1), 1, rtol=1e-6)
+    assert np.abs(made["cuda", 300] - made["cuda", 301]).max() > 1e-4
+
+
 def model(folder):
     """Every array of numbers of the model file, as bytes."""
     arrays = {}
@@ -247,6 +260,7 @@ def main():
         communication(folder)
         default_sizes(folder)
         averages(folder)
+        codes(folder)
         graphs(folder)
         waits(folder)
         ways(folder)

@@ -1,6 +1,6 @@
-/* Dense layers, latent draws and the optimiser on minibatches and widths beyond those of
- * tests/backend, where kernels cut their sums in pieces, and on minibatches that are not full. All
- * of it takes less than 64 MB of the device. */
+/* Dense layers, latent draws, their means and the optimiser on minibatches and widths beyond those
+ * of tests/backend, where kernels cut their sums in pieces, and on minibatches that are not full.
+ * All of it takes less than 64 MB of the device. */
 #include "backend/twin.h"
 
 #include "backend/latent.h"
@@ -151,6 +151,18 @@ static void check_latent(av_twin *twin, int64_t used, int64_t k, bool library, b
   free(priors);
 }
 
+/* More draws than there are lanes for, or fewer. */
+static void check_simplex(av_twin *twin, int64_t used, int64_t k, int64_t n_samples) {
+  source from = {.item = 500};
+  av_pair z_head = pair_normals(twin, AV_REAL, twin->n * 2 * k, &from, -0.5, 1);
+  av_pair codes = pair_normals(twin, AV_SUM, twin->n * k, &from, 0, 1);
+  BOTH(twin, simplex_means(be, batch, k, 9, n_samples, z_head.at[t], codes.at[t]));
+  same_rows("codes", &codes, used, k, 0);
+  same_bits("codes", &codes);
+  pair_free(&z_head);
+  pair_free(&codes);
+}
+
 static void check_adam(av_twin *twin, int64_t n, int64_t offset[4], double clip) {
   source from = {.item = 600};
   av_pair a[4];
@@ -204,6 +216,10 @@ static void on_shape(twin_shape shape, int64_t used) {
     check_latent(&twin, used, 300, true, false);
     check_latent(&twin, used, 3, false, false);
     check_latent(&twin, used, 5, true, true);
+    check_simplex(&twin, used, 10, 141);
+    check_simplex(&twin, used, 1, 700);
+    check_simplex(&twin, used, 128, 20);
+    check_simplex(&twin, used, 300, 9);
   }
   check_adam(&twin, 100000, (int64_t[4]){0, 0, 0, 0}, 0.5);
   check_adam(&twin, 100001, (int64_t[4]){4, 4, 4, 4}, 0);

@@ -12,6 +12,7 @@
 #include "tested_cuda.h"
 
 #include "backend/latent.h"
+#include "backend/simplex.h"
 #include "math/rng.h"
 #include "model/rig.h"
 
@@ -277,6 +278,59 @@ static void test_encoding_ahead(void **state) {
   assert_memory_equal(at_once, ahead, sizeof at_once);
 }
 
+/* Codes on a simplex, kept or queued anew, while others are under way: those that the host makes of
+ * q(z). */
+static void test_codes_ahead(void **state) {
+  (void)state;
+  enum { K = 5, SAMPLES = 21, SEED = 4 };
+  av_model_spec spec = rig_spec(true, AV_LIKELIHOOD_NB, AV_DISPERSION_GENE, false, 1, 1);
+  const toy_extras none = {.levels = {0}};
+  static double q[STEPS][2][CELLS * K];
+  static double codes[2][STEPS][CELLS * K];
+  int64_t cells[CELLS];
+  spec.simplex = true;
+  spec.n_latent = K;
+  for (int keeps = 0; keeps < 2; ++keeps) {
+    const rig_kind kind = kind_of(keeps == 1);
+    rig r;
+    rig_open_with(&r, &kind, &comm, spec, &none, CELLS);
+    for (int64_t step = 0; step <= STEPS; ++step) {
+      if (step < STEPS) {
+        const int64_t n = pick(step, cells);
+        rig_select(&r, n, cells);
+        const int64_t before = kernels_queued();
+        assert_int_equal(av_vae_codes_begin(r.vae, r.batch, n, SEED, SAMPLES), AV_OK);
+        assert_true(keeps == 0 || step < 2 || kernels_queued() == before);
+      }
+      if (step > 0) {
+        const int64_t n = pick(step - 1, cells);
+        assert_int_equal(av_vae_codes_end(r.vae, n, codes[keeps][step - 1]), AV_OK);
+      }
+    }
+    for (int64_t step = 0; step < STEPS; ++step) {
+      const int64_t n = pick(step, cells);
+      rig_select(&r, n, cells);
+      assert_int_equal(av_vae_encode(r.vae, r.batch, n, q[step][0], q[step][1]), AV_OK);
+      for (int64_t i = 0; i < n; ++i) {
+        double space[2 * K];
+        double expected[K];
+        const av_simplex cell = {.n_latent = K,
+                                 .mean = q[step][0] + i * K,
+                                 .variance = q[step][1] + i * K,
+                                 .seed = SEED,
+                                 .cell = cells[i],
+                                 .n_samples = SAMPLES};
+        av_simplex_mean(&cell, space, expected);
+        for (int64_t k = 0; k < K; ++k) {
+          assert_true(fabs(codes[keeps][step][i * K + k] - expected[k]) < 1e-13);
+        }
+      }
+    }
+    rig_close(&r);
+  }
+  assert_memory_equal(codes[0], codes[1], sizeof codes[0]);
+}
+
 enum { GENES_MOST = 16, DRAWS = 3 };
 typedef struct decoded {
   float means[STEPS][2 * CELLS * GENES_MOST];
@@ -366,9 +420,10 @@ int main(int argc, char **argv) {
   }
   need_gpu();
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_models),     cmocka_unit_test(test_alone),
-      cmocka_unit_test(test_encoding),   cmocka_unit_test(test_encoding_ahead),
-      cmocka_unit_test(test_statistics), cmocka_unit_test(test_decoding),
+      cmocka_unit_test(test_models),      cmocka_unit_test(test_alone),
+      cmocka_unit_test(test_encoding),    cmocka_unit_test(test_encoding_ahead),
+      cmocka_unit_test(test_statistics),  cmocka_unit_test(test_decoding),
+      cmocka_unit_test(test_codes_ahead),
   };
   const int failed = cmocka_run_group_tests(tests, NULL, NULL);
   av_comm_free(&comm);

@@ -4,6 +4,7 @@
 
 #include "backend/cpu/state.h"
 #include "backend/cpu/strict.h"
+#include "backend/simplex.h"
 #include "math/numerics.h"
 
 static av_latent_plan plan_of(const av_latent *latent) {
@@ -99,6 +100,38 @@ void av_cpu_latent_grad(av_backend *be, const av_batch *batch, const av_latent *
     if (latent->latent_library) {
       kernels->library_grad(&plan, end - begin, batch->cell + begin, batch->code + begin,
                             l_head + 2 * begin, prior, dl + begin, dl_head + 2 * begin);
+    }
+  }
+}
+
+/* space (4 K) */
+static void simplex_mean(const av_batch *batch, int64_t i, int64_t n_latent, uint64_t seed,
+                         int64_t n_samples, const float *z_head, double *space, double *code) {
+  double *mean = space;
+  double *variance = space + n_latent;
+  for (int64_t k = 0; k < n_latent; ++k) {
+    mean[k] = (double)z_head[k];
+    variance[k] = exp((double)z_head[n_latent + k]) + AV_VARIANCE_FLOOR;
+  }
+  const av_simplex cell = {.n_latent = n_latent,
+                           .mean = mean,
+                           .variance = variance,
+                           .seed = seed,
+                           .cell = batch->cell[i],
+                           .n_samples = n_samples};
+  av_simplex_mean(&cell, space + 2 * n_latent, code);
+}
+
+void av_cpu_simplex_means(av_backend *be, const av_batch *batch, int64_t n_latent, uint64_t seed,
+                          int64_t n_samples, const av_real *z_head_, av_sum *codes_) {
+  const float *z_head = av_const_floats(z_head_);
+  double *codes = av_doubles(codes_);
+  double *spaces = av_scratch(be, AV_SLOT_ROWS, be->threads * 4 * n_latent, sizeof *spaces);
+#pragma omp parallel for schedule(static) num_threads(be->threads)
+  for (int part = 0; part < be->threads; ++part) {
+    for (int64_t i = batch->n * part / be->threads; i < batch->n * (part + 1) / be->threads; ++i) {
+      simplex_mean(batch, i, n_latent, seed, n_samples, z_head + i * 2 * n_latent,
+                   spaces + part * 4 * n_latent, codes + i * n_latent);
     }
   }
 }

@@ -3,8 +3,10 @@
 #include "backend/draws.h"
 #include "backend/latent.h"
 #include "backend/reference/state.h"
+#include "backend/simplex.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 /* Standard normal of latent dimension k of a cell, 0 when means are asked for. */
 static double z_noise(const av_latent *latent, int64_t cell, int64_t k) {
@@ -138,4 +140,24 @@ void ref_latent_grad(av_backend *be, const av_batch *batch, const av_latent *lat
     dl_head[2 * i] = dl[i] + (l_head[2 * i] - prior_mean) / prior_variance;
     dl_head[2 * i + 1] = dvariance * spread;
   }
+}
+
+void ref_simplex_means(av_backend *be, const av_batch *batch, int64_t n_latent, uint64_t seed,
+                       int64_t n_samples, const av_real *z_head_, av_sum *codes) {
+  const double *z_head = const_doubles(z_head_);
+  double *variance = scratch(be, 3 * n_latent, "draws of a cell");
+  for (int64_t i = 0; i < batch->n; ++i) {
+    const double *mean = z_head + i * 2 * n_latent;
+    for (int64_t k = 0; k < n_latent; ++k) {
+      variance[k] = exp(mean[n_latent + k]) + AV_VARIANCE_FLOOR;
+    }
+    const av_simplex cell = {.n_latent = n_latent,
+                             .mean = mean,
+                             .variance = variance,
+                             .seed = seed,
+                             .cell = cell_of(batch, i),
+                             .n_samples = n_samples};
+    av_simplex_mean(&cell, variance + n_latent, doubles(codes) + i * n_latent);
+  }
+  free(variance);
 }

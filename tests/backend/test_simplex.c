@@ -7,9 +7,7 @@
 
 #include <cmocka.h>
 
-#include "backend/draws.h"
-#include "math/rng.h"
-#include "posterior/simplex.h"
+#include "backend/simplex.h"
 
 #include <math.h>
 
