@@ -20,6 +20,7 @@ struct av_gpu_ranks {
   cudaEvent_t ready;   /* what is to be summed is there */
   cudaEvent_t summed;
   int pending; /* sums by shares on `beside` that the main stream has not waited for */
+  bool sums;   /* through NCCL, queued since all that was queued had been waited for */
   av_gpu_array gather[GATHERS_MOST]; /* through NCCL: begun, not queued */
   int n_gathers;
 };
@@ -58,25 +59,34 @@ static cudaError_t query(cudaStream_t stream, cudaEvent_t event) {
   return code;
 }
 
-/* With NCCL, whose kernels on the GPU may never end. */
-static void wait_asking(av_backend *be, cudaStream_t stream, cudaEvent_t event, const char *phase) {
-  av_gpu_nccl *nccl = ranks_of(be)->nccl;
+/* With NCCL, whose kernels on the GPU may never end; others take what they take. `known`: an error
+ * that ends the run has been agreed upon, and a GPU that fails is no other. */
+static void wait_asking(av_backend *be, cudaStream_t stream, cudaEvent_t event, bool known,
+                        const char *phase) {
+  struct av_gpu_ranks *ranks = ranks_of(be);
+  av_gpu_nccl *nccl = ranks->nccl;
   const double began = av_clock();
   cudaError_t code = query(stream, event);
   while (code == cudaErrorNotReady) {
     const double waited = av_clock() - began;
-    av_gpu_must(be, av_gpu_nccl_check(nccl, waited, phase));
+    av_gpu_must(be, av_gpu_nccl_check(nccl, waited, ranks->sums, phase));
     rest(waited);
     code = query(stream, event);
   }
+  if (code != cudaSuccess && known) {
+    return;
+  }
   av_gpu_must(be, AV_CUDA(code));
-  av_gpu_must(be, av_gpu_nccl_check(nccl, 0, phase));
+  av_gpu_must(be, av_gpu_nccl_check(nccl, 0, ranks->sums, phase));
+  if (stream == av_gpu_of(be)->stream && event == NULL && ranks->pending == 0) {
+    ranks->sums = false;
+  }
 }
 
 static av_status wait_for(av_backend *be, cudaEvent_t event, const char *phase) {
   const struct av_gpu_ranks *ranks = ranks_of(be);
   if (ranks != NULL && ranks->nccl != NULL) {
-    wait_asking(be, av_gpu_of(be)->stream, event, phase);
+    wait_asking(be, av_gpu_of(be)->stream, event, false, phase);
     return AV_OK;
   }
   const av_status status = event != NULL ? AV_CUDA(cudaEventSynchronize(event))
@@ -96,8 +106,9 @@ av_status av_gpu_wait_event(av_backend *be, cudaEvent_t event, const char *phase
 void av_gpu_settle(av_backend *be, const char *phase) {
   const struct av_gpu_ranks *ranks = ranks_of(be);
   if (ranks != NULL && ranks->nccl != NULL) {
-    wait_asking(be, av_gpu_of(be)->stream, NULL, phase);
-    wait_asking(be, ranks->beside, NULL, phase);
+    const bool known = av_error_text()[0] != '\0';
+    wait_asking(be, av_gpu_of(be)->stream, NULL, known, phase);
+    wait_asking(be, ranks->beside, NULL, known, phase);
   } else {
     (void)cudaStreamSynchronize(av_gpu_of(be)->stream);
   }
@@ -183,6 +194,7 @@ static bool is_played(const av_backend *be) { return av_gpu_of(be)->mode == AV_G
 
 /* An operation that NCCL has been given since `began`. */
 static void count_queued(const av_backend *be, int64_t bytes, double began) {
+  ranks_of(be)->sums = true;
   av_traffic_add(be->comm, bytes, began);
   if (be->comm->traffic != NULL) {
     be->comm->traffic->queued = true;

@@ -8,15 +8,15 @@
  * One rank alone has neither: its operations do nothing.
  *
  * Nothing hangs for ever through NCCL: whoever waits asks NCCL for errors meanwhile, and gives up
- * after be->gpu_timeout seconds (0: never). Both end the run, as a failed GPU does: that rank tells
- * the others (comm_end.h), who hear it wherever they wait, for their GPU or in MPI (be->listener);
- * each aborts its communicator, and then the processes end, those too that never heard of it. Where
- * CUDA itself waits nobody can ask: av_gpu_wait comes before a copy to memory that is not pinned,
- * av_gpu_settle before memory is freed; data are loaded when no sum is under way. A host that runs
- * ahead of a GPU that stands still would end up inside a launch (CUDA queues about a thousand): it
- * waits before, for what it has queued some minibatches (batch.c) and some hundreds of launches
- * (ahead.c) ago. A rank that dies takes the run down through mpirun; one that hangs while the
- * others are in MPI is waited for, as on CPUs.
+ * after be->gpu_timeout seconds (0: never) where there are sums to wait for. Both end the run, as a
+ * failed GPU does: that rank tells the others (ending.h), who hear it where they wait, for their
+ * GPU or for ranks in MPI (be->listener); each aborts its communicator, and then the processes end,
+ * those too that never heard of it. Where CUDA itself waits nobody can ask: av_gpu_wait comes
+ * before a copy to memory that is not pinned, av_gpu_settle before memory is freed; data are loaded
+ * when no sum is under way. A host that runs ahead of a GPU that stands still would end up inside a
+ * launch (CUDA queues about a thousand): it waits before, for what it has queued some minibatches
+ * (batch.c) and some hundreds of launches (ahead.c) ago. A rank that dies takes the run down
+ * through mpirun; one that hangs while the others are in MPI is waited for, as on CPUs.
  *
  * comm->traffic: operations and bytes are counted as by the cpu backend, but that arrays gathered
  * together through NCCL are one operation. Through MPI seconds are those of the whole operation.
@@ -42,7 +42,7 @@ bool av_gpu_ranks_close(av_backend *be, struct av_gpu_ranks *ranks);
 
 /* Waits until all that is queued on av_gpu.stream is done, or `event` has come. `phase` is for the
  * error text: what is waited for, "losses of an epoch". A failed GPU is the status of a rank alone;
- * with others, who cannot be told, it ends the run, as NCCL's errors and the time-out do. */
+ * with others, who wait for it, it ends the run, as NCCL's errors and the time-out do. */
 av_status av_gpu_wait(av_backend *be, const char *phase);
 av_status av_gpu_wait_event(av_backend *be, cudaEvent_t event, const char *phase);
 /* Before memory is freed, where CUDA would wait for every stream and nobody could ask: waits for

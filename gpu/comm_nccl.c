@@ -2,7 +2,8 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
-#include "comm_end.h"
+#include "base/unfinished.h"
+#include "ending.h"
 
 #include <nccl.h>
 #include <pthread.h>
@@ -20,12 +21,12 @@ struct av_gpu_nccl {
   const av_comm *comm; /* borrowed */
   ncclComm_t nccl;     /* NULL: not there yet, or no more */
   double timeout;
-  av_gpu_end end;
+  av_gpu_ending ending;
 };
 
-/* NCCL's threads may hang with the rest, and so may ranks: the end of a run waits no longer than
- * this, for the former and for the latter after that. */
-enum { ABORT_SECONDS = 5, ANSWER_SECONDS = 3, CLOSE_SECONDS = 20 };
+/* Seconds at most. NCCL's threads may hang with the rest, and so may other ranks, whose answer can
+ * take them ABORT_SECONDS too. */
+enum { ABORT_SECONDS = 5, ANSWER_SECONDS = 6, CLOSE_SECONDS = 20 };
 
 /* Who waits for longer than a kernel takes, in seconds, listens for who ends the run. */
 static const double LISTENS_AFTER = 1e-3;
@@ -81,45 +82,61 @@ static void *abort_thread(void *handle) {
   return NULL;
 }
 
-/* In a thread, because it waits for NCCL's own threads, and may do so in vain. */
-static void abort_within(av_gpu_nccl *nccl, int seconds) {
-  struct timespec deadline;
+static void rest(double seconds) {
+  (void)nanosleep(&(struct timespec){.tv_nsec = (long)(seconds * 1e9)}, NULL);
+}
+
+/* Its operations end, and its kernels on the GPU. In a thread, because that waits for NCCL's own
+ * threads, and may do so in vain. */
+static void abort_nccl(av_gpu_nccl *nccl) {
+  const double began = av_clock();
   pthread_t thread;
-  if (nccl->nccl != NULL && clock_gettime(CLOCK_REALTIME, &deadline) == 0 &&
-      pthread_create(&thread, NULL, abort_thread, nccl->nccl) == 0) {
-    deadline.tv_sec += seconds;
-    if (pthread_timedjoin_np(thread, NULL, &deadline) != 0) {
+  if (nccl->nccl != NULL && pthread_create(&thread, NULL, abort_thread, nccl->nccl) == 0) {
+    int running = pthread_tryjoin_np(thread, NULL);
+    while (running != 0 && av_clock() - began < ABORT_SECONDS) {
+      if (nccl->ending.comm != NULL) {
+        av_gpu_ending_go_on(&nccl->ending);
+      }
+      rest(1e-3);
+      running = pthread_tryjoin_np(thread, NULL);
+    }
+    if (running != 0) {
       (void)pthread_detach(thread);
     }
   }
   nccl->nccl = NULL;
 }
 
-/* Its operations end here, and its kernels on the GPU; then it is known who else has done so. */
-static void leave(av_gpu_nccl *nccl) {
-  abort_within(nccl, ABORT_SECONDS);
-  av_gpu_end_leave(&nccl->end, ANSWER_SECONDS);
-}
-
 _Noreturn void av_gpu_nccl_end(av_gpu_nccl *nccl, av_status status) {
   av_error_print();
-  av_gpu_end_tell(&nccl->end, status);
-  leave(nccl);
+  av_gpu_ending_tell(&nccl->ending, status);
+  abort_nccl(nccl);
+  av_gpu_ending_left(&nccl->ending, ANSWER_SECONDS);
   av_comm_abort(nccl->comm, status);
 }
 
-/* Ends with a rank that has told so. It has said why, and ends this process too, by a signal that
- * lets it tidy up. */
+/* The rank that has told so has said why, and ends this process too. */
 void av_gpu_nccl_listen(void *context) {
   av_gpu_nccl *nccl = context;
   av_status status = AV_OK;
-  if (!av_gpu_end_heard(&nccl->end, &status)) {
-    return;
+  if (av_gpu_ending_heard(&nccl->ending, &status)) {
+    av_unfinished_remove(); /* the end may come without a signal */
+    abort_nccl(nccl);
+    av_gpu_ending_left(&nccl->ending, ABORT_SECONDS + ANSWER_SECONDS);
+    av_comm_abort(nccl->comm, status);
   }
-  leave(nccl);
-  (void)nanosleep(&(struct timespec){.tv_sec = ABORT_SECONDS + ANSWER_SECONDS}, NULL);
-  av_error_clear();
-  av_comm_abort(nccl->comm, status);
+}
+
+/* Before an error is reported: it may be but what another rank's end has left behind, or all ranks
+ * may have met it; then the first of them tells the others. */
+static void hear_first(av_gpu_nccl *nccl) {
+  enum { TURNS = 20 };
+  const int turn = nccl->comm->rank < TURNS ? nccl->comm->rank : TURNS;
+  const double began = av_clock();
+  while (av_clock() - began < 0.25 + 0.05 * turn) {
+    av_gpu_nccl_listen(nccl);
+    rest(1e-3);
+  }
 }
 
 /* --- asking --------------------------------------------------------------------------------- */
@@ -128,27 +145,24 @@ static bool is_error(ncclResult_t result) {
   return result != ncclSuccess && result != ncclInProgress;
 }
 
-/* What has become of the communicator's last call, or of operations since, `waited` seconds into
- * waiting. An error may be but what another rank, which ends, has left behind. */
-static ncclResult_t ask(av_gpu_nccl *nccl, double waited) {
+/* What has become of the communicator's last call, or of operations since. */
+static ncclResult_t ask(const av_gpu_nccl *nccl) {
   ncclResult_t result = ncclSuccess;
   const ncclResult_t asked = ncclCommGetAsyncError(nccl->nccl, &result);
-  result = asked == ncclSuccess ? result : asked;
-  if (is_error(result) || waited > LISTENS_AFTER) {
-    av_gpu_nccl_listen(nccl);
-  }
-  return result;
+  return asked == ncclSuccess ? result : asked;
 }
 
 /* Asks until a call that returned `result` is through; ncclInProgress: not within `timeout`. */
 static ncclResult_t settle(av_gpu_nccl *nccl, ncclResult_t result, double timeout) {
   const double began = av_clock();
-  double waited = 0;
   while (!is_error(result)) {
-    result = ask(nccl, waited);
-    waited = av_clock() - began;
+    result = ask(nccl);
+    const double waited = av_clock() - began;
     if (result != ncclInProgress || (timeout > 0 && waited > timeout)) {
       return result;
+    }
+    if (waited > LISTENS_AFTER) {
+      av_gpu_nccl_listen(nccl);
     }
     sched_yield();
   }
@@ -161,15 +175,24 @@ static av_status through(av_gpu_nccl *nccl, ncclResult_t result, const char *pha
   if (settled == ncclSuccess) {
     return AV_OK;
   }
+  hear_first(nccl);
   return settled == ncclInProgress ? late(nccl, phase) : failed(nccl, settled, phase);
 }
 
-av_status av_gpu_nccl_check(av_gpu_nccl *nccl, double waited, const char *phase) {
-  const ncclResult_t result = ask(nccl, waited);
+av_status av_gpu_nccl_check(av_gpu_nccl *nccl, double waited, bool sums, const char *phase) {
+  const ncclResult_t result = ask(nccl);
   if (is_error(result)) {
+    hear_first(nccl);
     return failed(nccl, result, phase);
   }
-  return nccl->timeout > 0 && waited > nccl->timeout ? late(nccl, phase) : AV_OK;
+  if (waited > LISTENS_AFTER) {
+    av_gpu_nccl_listen(nccl);
+  }
+  if (sums && nccl->timeout > 0 && waited > nccl->timeout) {
+    hear_first(nccl);
+    return late(nccl, phase);
+  }
+  return AV_OK;
 }
 
 /* --- life ----------------------------------------------------------------------------------- */
@@ -231,18 +254,21 @@ av_status av_gpu_nccl_open(const av_comm *comm, bool same_bits, double timeout,
   av_status status = made != NULL ? AV_OK : av_fail(AV_NOMEM, "out of memory (NCCL)");
   AV_GO(status, av_agree(comm, status), done);
   *made = (av_gpu_nccl){.comm = comm, .timeout = timeout};
-  AV_GO(status, av_gpu_end_open(comm, &made->end), done);
+  AV_GO(status, av_agree(comm, av_gpu_ending_open(comm, &made->ending)), done);
   ncclUniqueId id;
   AV_GO(status, share_id(made, &id), done);
   const av_status joined = join(made, id);
   if (joined != AV_OK) {
-    av_gpu_nccl_end(made, joined); /* the others wait inside NCCL */
+    av_gpu_nccl_end(made, joined); /* the others wait inside NCCL, ... */
   }
+  av_comm hearing = *comm;
+  hearing.listener = (av_listener){.ask = av_gpu_nccl_listen, .context = made};
+  AV_GO(status, av_agree(&hearing, AV_OK), done); /* ... or here */
   *nccl = made;
   made = NULL;
 done:
   if (made != NULL) {
-    av_gpu_end_close(&made->end);
+    av_gpu_ending_close(&made->ending);
     free(made);
   }
   return status;
@@ -258,9 +284,9 @@ bool av_gpu_nccl_close(av_gpu_nccl *nccl) {
   if (ended) {
     (void)ncclCommDestroy(nccl->nccl);
   } else {
-    abort_within(nccl, ABORT_SECONDS);
+    abort_nccl(nccl);
   }
-  av_gpu_end_close(&nccl->end);
+  av_gpu_ending_close(&nccl->ending);
   free(nccl);
   return ended;
 }

@@ -30,7 +30,8 @@
  * the same bits in any case (NVIDIA/nccl #855).
  *
  * Errors: a function that fails has recorded the error, and the communicator is of no more use:
- * av_gpu_nccl_end. */
+ * av_gpu_nccl_end. While any of them waits it listens for other ranks that end the run (ending.h),
+ * and may end this process with them. */
 #ifndef AV_GPU_COMM_NCCL_H
 #define AV_GPU_COMM_NCCL_H
 
@@ -45,8 +46,8 @@ typedef struct av_gpu_nccl av_gpu_nccl;
  * one rank knows of ends the run. Collective. */
 av_status av_gpu_nccl_open(const av_comm *comm, bool same_bits, double timeout, av_gpu_nccl **nccl);
 /* Ends the communicator, within seconds even where operations hang: then it is aborted, and false
- * comes back; its kernels may still be on the GPU, and whatever waits for that (cudaFree,
- * cublasDestroy) would hang with them. NULL is nothing to free. */
+ * comes back (collective); its kernels may still be on the GPU, and whatever waits for that
+ * (cudaFree, cublasDestroy) would hang with them. NULL is nothing to free. */
 bool av_gpu_nccl_close(av_gpu_nccl *nccl);
 
 /* Queue on `stream`; `phase` is for the error text. */
@@ -65,11 +66,12 @@ av_status av_gpu_nccl_sum_shares(av_gpu_nccl *nccl, const av_gpu_array *array, c
 av_status av_gpu_nccl_gather(av_gpu_nccl *nccl, int n, const av_gpu_array *arrays,
                              cudaStream_t stream, const char *phase);
 
-/* The error that NCCL has met since, `waited` seconds into waiting for `phase`, or the time-out. */
-av_status av_gpu_nccl_check(av_gpu_nccl *nccl, double waited, const char *phase);
+/* The error that NCCL has met since, `waited` seconds into waiting for `phase`, or, where that may
+ * wait for `sums`, the time-out. */
+av_status av_gpu_nccl_check(av_gpu_nccl *nccl, double waited, bool sums, const char *phase);
 
-/* Whether another rank has told that it ends the run: then ends with it. For whoever waits for
- * ranks otherwise (av_listener); `nccl` is an av_gpu_nccl. */
+/* Ends this process if another rank has told that it ends the run; else returns at once. For
+ * whoever waits for ranks otherwise (av_listener); `nccl` is an av_gpu_nccl. */
 void av_gpu_nccl_listen(void *nccl);
 
 /* Prints the recorded error, tells the other ranks, aborts the communicator so that the GPU stops

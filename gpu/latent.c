@@ -1,5 +1,6 @@
 /* q(z) and q(l): draws, KL terms, gradients (model.md sections 1 and 3): kernels/latent.cu; means
  * of softmaxed draws: kernels/simplex.cu. */
+#include "backend/gpu_memory.h"
 #include "kernels/latent.h"
 #include "kernels/simplex.h"
 
@@ -56,6 +57,7 @@ void av_gpu_simplex_means(av_backend *be, const av_batch *batch, int64_t n_laten
                                     .n_latent = (int)n_latent,
                                     .n_samples = n_samples,
                                     .seed = seed,
+                                    .most_sums = AV_GPU_SIMPLEX_SCRATCH / (int64_t)sizeof(double),
                                     .z_head = const_floats(z_head)};
   const size_t room = (size_t)av_gpu_simplex_scratch(&plan) * sizeof(double);
   double *scratch = (double *)av_gpu_work(be, room);

@@ -1,12 +1,12 @@
 /* Means of softmaxed draws of q(z): the latent codes of latent_distribution = ln.
  *
  * Bound: the double-precision units. A cell gets thousands of draws, and nothing of them leaves the
- * processor but their sums. A cell's dimensions come in fours, as its normals do
- * (backend/draws.h): a lane has one four, of as many side by side in a warp as a cell has, and
- * makes of one Philox call and four normals the two draws of a pair; their softmax needs shuffles
- * only. Beyond 128 dimensions a lane has several fours, makes their normals once for the largest of
- * a draw, once for its sum and once for its share, and adds in memory. Everything in double, as the
- * host's form (backend/simplex.h), whose draws these are.
+ * processor but their sums. A cell's dimensions come in fours, as its normals do (backend/draws.h):
+ * a lane has one four, of the next power of two side by side in a warp (of 10 dimensions 4 lanes,
+ * one of them idle), and makes of one Philox call and four normals the two draws of a pair; their
+ * softmax needs shuffles only. Beyond 128 dimensions, which are rare, a lane has several fours,
+ * makes them anew for the largest of a draw, for its sum and for its shares, and adds in memory.
+ * Everything in double, as the host's form (backend/simplex.h), whose draws these are.
  *
  * The pairs of a cell are spread over as many groups of lanes as it takes to fill a GPU, and their
  * sums are added in the order of the groups: the number of groups follows from the batch's size and
@@ -29,6 +29,7 @@ typedef struct av_gpu_simplex_plan {
   int n_latent;
   int64_t n_samples;
   uint64_t seed;
+  int64_t most_sums;   /* doubles of scratch that it may take */
   const float *z_head; /* (., 2K) */
 } av_gpu_simplex_plan;
 

@@ -13,7 +13,7 @@
  * Three kinds of array, opaque to the model (incomplete types: only a backend can look inside):
  *   av_real  parameters and activations: float, or double in the reference
  *   av_grad  gradients: as av_real, or double where sums over cells must be order-free
- *   av_sum   sums over cells (moments, losses): double
+ *   av_sum   sums over cells (moments, losses), and codes that are means of many draws: double
  *
  * Sums over cells are local to the rank, and *added* to what the array holds, unless said
  * otherwise; av_backend_allreduce makes them global. Gradients are those of the SUM over cells of
@@ -278,8 +278,8 @@ typedef struct av_backend_ops {
                       const av_real *z_head, const av_real *l_head, const av_sum *prior,
                       const av_real *z, const av_real *dz, const av_real *dl, av_real *dz_head,
                       av_real *dl_head);
-  /* codes (B, K): of each cell the mean of softmax(z) over n_samples >= 1 draws z of q(z), those of
-   * simplex.h; z_head (B, 2K) as above. */
+  /* codes (B, K), overwritten: of each cell the mean of softmax(z) over n_samples >= 1 draws z of
+   * q(z), those of simplex.h; z_head (B, 2K) as above. */
   void (*simplex_means)(av_backend *be, const av_batch *batch, int64_t n_latent, uint64_t seed,
                         int64_t n_samples, const av_real *z_head, av_sum *codes);
 
@@ -373,7 +373,8 @@ struct av_backend {
   size_t bytes[AV_KINDS]; /* of one element of each kind; set by open, as are the next two */
   bool queues;            /* operations return before they are done; who reads waits for all */
   av_sums sums;
-  av_listener listener;    /* of comm's users as soon as they can; set by open, or zero */
+  av_listener listener;    /* for the av_comm of all who use these ranks, from when the backend is
+                              open on all of them until it is closed; set by open, or zero */
   av_gpu_use gpu;          /* cuda: memory of its device */
   void *state;             /* the backend's own */
   double *reads[AV_READS]; /* av_backend_read_begin's, oldest first; NULL: none */

@@ -62,10 +62,13 @@ static int64_t sparse_bytes(const av_gpu_scratch *of) {
   return rows * (bounds + (int64_t)sizeof(int64_t)) + (slabs > 1 ? slabs * sums : 0);
 }
 
+/* Of gpu/, but for the decoder and the first layer. */
+#define OTHERS (INT64_C(32) << 20)
+_Static_assert(AV_GPU_SIMPLEX_SCRATCH <= OTHERS, "the means of draws need no more than is planned");
+
 int64_t av_gpu_scratch_bytes(const av_gpu_scratch *of) {
-  const int64_t others = INT64_C(32) << 20; /* of gpu/ but for these two */
   const int64_t most =
-      larger(larger(av_gpu_decode_most_bytes(&of->decode), sparse_bytes(of)), others);
+      larger(larger(av_gpu_decode_most_bytes(&of->decode), sparse_bytes(of)), OTHERS);
   return most + most / 4; /* unless it is told of this, av_gpu_work takes it in steps */
 }
 

@@ -37,6 +37,9 @@ int64_t av_gpu_spare_bytes(int sharing);
 /* How the first layer's gradient cuts what it adds up (gpu/sparse_linear.c). */
 #define AV_GPU_SPARSE_SCRATCH (INT64_C(128) << 20) /* of its bounds, and of its slabs' sums */
 
+/* How the means of softmaxed draws cut their sums (gpu/latent.c). */
+#define AV_GPU_SIMPLEX_SCRATCH (INT64_C(16) << 20)
+
 /* A rank's slab. */
 typedef struct av_gpu_slab {
   int64_t n_cells, n_nonzero, n_escaped;
@@ -67,7 +70,8 @@ typedef struct av_gpu_scratch {
 } av_gpu_scratch;
 int64_t av_gpu_scratch_bytes(const av_gpu_scratch *of);
 
-/* Of results on their way to the host: rho and mu of cells, and the codes of a batch of rows; on
+/* Of results on their way to the host: rho and mu of cells, and of a batch of rows the heads of
+ * q(z), or as many bytes of codes in double; on
  * the host as much again, pinned. */
 int64_t av_gpu_fetch_bytes(int64_t max_rows, int64_t n_genes, int64_t n_latent);
 

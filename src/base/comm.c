@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "base/unfinished.h"
 
 #include <limits.h>
 #include <sched.h>
@@ -55,6 +56,7 @@ void av_comm_self(av_comm *comm) {
 
 _Noreturn void av_comm_abort(const av_comm *comm, av_status status) {
   av_error_print();
+  av_unfinished_remove(); /* the other ranks get a signal, this one none */
   MPI_Abort(comm->mpi, (int)status);
   _Exit((int)status);
 }

@@ -27,11 +27,13 @@ typedef struct av_traffic {
                   `ahead` and `waited` nothing */
 } av_traffic;
 
-/* Whom a rank asks over and over that waits for others in the functions below: who may end the
- * run, because another has told so by a way of its own. */
+/* Called over and over while a rank waits for others in the functions below. It may end the
+ * process, because another rank has said by a way of its own that the run ends. All ranks have one
+ * or none has: they set and clear it between the same two collective operations, as with one each
+ * operation begins with a barrier more. */
 typedef struct av_listener {
-  void (*ask)(void *context); /* NULL: nobody is asked */
-  void *context;
+  void (*ask)(void *context); /* NULL: none */
+  void *context;              /* who made it owns it, and says how long it is good */
 } av_listener;
 
 typedef struct av_comm {
@@ -64,8 +66,8 @@ void av_comm_free(av_comm *comm);
  * that one rank runs. Nothing to free. */
 void av_comm_self(av_comm *comm);
 
-/* Prints the recorded error and ends every rank with `status`. For failures that only this rank
- * knows of. Does not return. */
+/* Prints the recorded error, removes what is unfinished, and ends every rank with `status`. For
+ * failures that only this rank knows of. Does not return. */
 _Noreturn void av_comm_abort(const av_comm *comm, av_status status);
 
 /* Returns AV_OK if `local` is AV_OK on every rank. Otherwise returns, on every rank, the code of
@@ -87,7 +89,7 @@ av_status av_max_f64(const av_comm *comm, double *values, int64_t n);
 av_status av_max_f32(const av_comm *comm, float *values, int64_t n);
 av_status av_min_f64(const av_comm *comm, double *values, int64_t n);
 
-/* MPI_Wait. Not collective. */
+/* MPI_Wait for one request, with the listener. Not collective. */
 av_status av_wait(const av_comm *comm, MPI_Request *request);
 
 /* Broadcasts `bytes` bytes from rank 0 (any size, in pieces). Collective. */

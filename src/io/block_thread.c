@@ -61,7 +61,7 @@ static void *take_jobs(void *context) {
   return NULL;
 }
 
-/* Signals are the main thread's, which removes the temporary (io/unfinished.h). */
+/* Signals are the main thread's, which removes the temporary (base/unfinished.h). */
 static bool start(av_block_thread *t) {
   sigset_t all;
   sigset_t before;

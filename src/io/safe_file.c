@@ -3,7 +3,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "io/h5.h"
-#include "io/unfinished.h"
+#include "base/unfinished.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -357,7 +357,8 @@ static void check_simplex_case(av_twin *twin, int64_t k, int64_t n_samples) {
 
 static void check_simplex(av_twin *twin) {
   check_simplex_case(twin, 10, 7);
-  check_simplex_case(twin, 1, 2);
+  check_simplex_case(twin, 3, 2);
+  check_simplex_case(twin, 1, 3);
   check_simplex_case(twin, 4, 1);
   check_simplex_case(twin, 131, 5);
 }
@@ -485,6 +486,33 @@ static void check_nan(av_twin *twin) {
   pair_free(&dw);
 }
 
+/* Numbers that are not finite stay in the codes of their cell, all of them. */
+static void check_nan_codes(av_twin *twin) {
+  const int64_t k = 10;
+  source from = {.item = 700};
+  static const double wrong[] = {NAN, INFINITY, -INFINITY};
+  av_pair z_head = pair_normals(twin, AV_REAL, twin->n * 2 * k, &from, 0, 1);
+  av_pair codes = pair_zeros(twin, AV_SUM, twin->n * k);
+  double *heads = pair_read(&z_head, REFERENCE);
+  for (int64_t i = 0; i < twin->n && i < 3; ++i) {
+    heads[i * 2 * k + 3] = wrong[i];
+  }
+  pair_set(&z_head, heads);
+  BOTH(twin, simplex_means(be, batch, k, 9, 4, z_head.at[t], codes.at[t]));
+  double *reference = pair_read(&codes, REFERENCE);
+  double *tested = pair_read(&codes, TESTED);
+  for (int64_t i = 0; i < twin->n * k; ++i) {
+    assert_int_equal(isnan(reference[i]) != 0, i / k < 2);
+    assert_int_equal(isnan(tested[i]) != 0, i / k < 2);
+    assert_true(i / k != 2 || i % k != 3 || tested[i] == 0.0);
+  }
+  free(heads);
+  free(reference);
+  free(tested);
+  pair_free(&z_head);
+  pair_free(&codes);
+}
+
 static void memory(void **state) {
   (void)state;
   on_all_shapes(check_memory);
@@ -524,6 +552,7 @@ static void adam(void **state) {
 static void nan_stays(void **state) {
   (void)state;
   on_all_shapes(check_nan);
+  on_all_shapes(check_nan_codes);
 }
 
 int main(int argc, char **argv) {

@@ -1,5 +1,6 @@
-/* A signal in the middle of writing ends the process by that signal and leaves no temporary;
- * without the watch it would stay (the last test shows that the check can fail). */
+/* A signal in the middle of writing ends the process by that signal, and neither it nor an abort
+ * leaves a temporary; without the watch it would stay (the last test shows that the check can
+ * fail). */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -16,7 +17,7 @@
 #include <unistd.h>
 
 #include "io/safe_file.h"
-#include "io/unfinished.h"
+#include "base/unfinished.h"
 
 static int files_in(const char *folder) {
   DIR *directory = opendir(folder);
@@ -29,8 +30,9 @@ static int files_in(const char *folder) {
   return n;
 }
 
-/* In a child: begins a file in `folder`, then sends itself `number`; `watched` = false takes the
- * watch away first. Returns the signal that ended it, 0 if none did. */
+/* In a child: begins a file in `folder`, then sends itself `number`, or if it is 0 does what
+ * av_comm_abort does; `watched` = false takes the watch away first. Returns the signal that ended
+ * it, 0 if none did. */
 static int child_ends_by(const char *folder, int number, int watched) {
   const pid_t child = fork();
   if (child == 0) {
@@ -43,7 +45,11 @@ static int child_ends_by(const char *folder, int number, int watched) {
     if (!watched) {
       av_unfinished_drop(file.temporary);
     }
-    raise(number);
+    if (number == 0) {
+      av_unfinished_remove();
+    } else {
+      raise(number);
+    }
     _exit(2);
   }
   int status = 0;
@@ -53,7 +59,7 @@ static int child_ends_by(const char *folder, int number, int watched) {
 
 static void signals_remove_it(void **unused) {
   (void)unused;
-  static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
+  static const int numbers[] = {SIGINT, SIGTERM, SIGHUP, 0};
   for (size_t i = 0; i < sizeof numbers / sizeof *numbers; ++i) {
     char folder[] = "/tmp/atlasvi-unfinished-XXXXXX";
     assert_non_null(mkdtemp(folder));

@@ -104,9 +104,9 @@ void av_cpu_latent_grad(av_backend *be, const av_batch *batch, const av_latent *
   }
 }
 
-/* space (4 K) */
-static void simplex_mean(const av_batch *batch, int64_t i, int64_t n_latent, uint64_t seed,
-                         int64_t n_samples, const float *z_head, double *space, double *code) {
+/* code (K) of row i; space (4 K) */
+static void code_of_row(const av_batch *batch, int64_t i, int64_t n_latent, uint64_t seed,
+                        int64_t n_samples, const float *z_head, double *space, double *code) {
   double *mean = space;
   double *variance = space + n_latent;
   for (int64_t k = 0; k < n_latent; ++k) {
@@ -130,8 +130,8 @@ void av_cpu_simplex_means(av_backend *be, const av_batch *batch, int64_t n_laten
 #pragma omp parallel for schedule(static) num_threads(be->threads)
   for (int part = 0; part < be->threads; ++part) {
     for (int64_t i = batch->n * part / be->threads; i < batch->n * (part + 1) / be->threads; ++i) {
-      simplex_mean(batch, i, n_latent, seed, n_samples, z_head + i * 2 * n_latent,
-                   spaces + part * 4 * n_latent, codes + i * n_latent);
+      code_of_row(batch, i, n_latent, seed, n_samples, z_head + i * 2 * n_latent,
+                  spaces + part * 4 * n_latent, codes + i * n_latent);
     }
   }
 }

@@ -145,7 +145,8 @@ void ref_latent_grad(av_backend *be, const av_batch *batch, const av_latent *lat
 void ref_simplex_means(av_backend *be, const av_batch *batch, int64_t n_latent, uint64_t seed,
                        int64_t n_samples, const av_real *z_head_, av_sum *codes) {
   const double *z_head = const_doubles(z_head_);
-  double *variance = scratch(be, 3 * n_latent, "draws of a cell");
+  double *space = scratch(be, 3 * n_latent, "draws of a cell");
+  double *variance = space + 2 * n_latent;
   for (int64_t i = 0; i < batch->n; ++i) {
     const double *mean = z_head + i * 2 * n_latent;
     for (int64_t k = 0; k < n_latent; ++k) {
@@ -157,7 +158,7 @@ void ref_simplex_means(av_backend *be, const av_batch *batch, int64_t n_latent, 
                              .seed = seed,
                              .cell = cell_of(batch, i),
                              .n_samples = n_samples};
-    av_simplex_mean(&cell, variance + n_latent, doubles(codes) + i * n_latent);
+    av_simplex_mean(&cell, space, doubles(codes) + i * n_latent);
   }
-  free(variance);
+  free(space);
 }

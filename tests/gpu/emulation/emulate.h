@@ -63,8 +63,9 @@ void av_emulate_order(av_emulated_order order, uint64_t seed);
 /* Device memory in all (4 GiB), and devices: 0: calls answer cudaErrorNoDevice; several have the
  * same memory. At the start as many as the environment's AV_EMULATED_DEVICES says, or 1.
  * Their compute capability is AV_EMULATED_MAJOR.0, or 9.0. By their clock a kernel, or a product,
- * takes 1 us; with AV_EMULATED_CLOCK=backwards n of them take 1/n s. With AV_EMULATED_BREAKS=R:N
- * what is asked after N launches of rank R answers cudaErrorIllegalAddress. */
+ * takes 1 us; with AV_EMULATED_CLOCK=backwards n of them take 1/n s. With AV_EMULATED_BREAKS=R:N,
+ * from launch N + 1 of rank R (of OMPI_COMM_WORLD_RANK) on, whoever asks for errors, waits, copies
+ * or records an event gets cudaErrorIllegalAddress. */
 void av_emulate_memory(size_t bytes);
 void av_emulate_devices(int n);
 

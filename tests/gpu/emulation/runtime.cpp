@@ -606,7 +606,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   event->done = false;
   event->now = av_emulated_clock;
   event->played = av_emulated_played();
-  return cudaSuccess;
+  return health();
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   AV_TRY_CUDA(av_emulated_wait_event(event->captured));
@@ -661,7 +661,8 @@ cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind 
 }
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream) {
-  return queue_copy(to, from, bytes, kind, stream);
+  AV_TRY_CUDA(queue_copy(to, from, bytes, kind, stream));
+  return health();
 }
 cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch,
                               size_t width, size_t height, cudaMemcpyKind kind,

@@ -80,6 +80,32 @@ const char *ncclGetLastError(ncclComm_t comm) {
   return standin.error != ncclSuccess ? "made to fail\nby the test\n" : "";
 }
 
+/* --- other ranks' aborts --------------------------------------------------------------------- */
+
+/* The file that says so; "" without AV_STANDIN_ABORTS. Files, because ncclCommAbort comes from a
+ * thread of its own, which must not call MPI. */
+static const char *abort_file(void) {
+  static char path[4096];
+  const char *folder = getenv("AV_STANDIN_ABORTS");
+  if (path[0] == '\0' && folder != NULL) {
+    snprintf(path, sizeof path, "%s/aborted", folder);
+  }
+  return path;
+}
+
+static void see_aborts(ncclComm_t comm) {
+  if (abort_file()[0] != '\0' && access(abort_file(), F_OK) == 0) {
+    comm->state = ncclRemoteError;
+  }
+}
+
+static void say_aborted(void) {
+  FILE *file = abort_file()[0] == '\0' ? NULL : fopen(abort_file(), "w");
+  if (file != NULL) {
+    fclose(file);
+  }
+}
+
 /* --- joining and leaving -------------------------------------------------------------------- */
 
 ncclResult_t ncclGetUniqueId(ncclUniqueId *id) {
@@ -147,8 +173,8 @@ static size_t bytes_of(const operation *op) {
 static void copy(const operation *op, void *to, const void *from, enum cudaMemcpyKind way) {
   if (cuda_host_step != NULL) {
     memcpy(to, from, bytes_of(op));
-  } else if (cudaMemcpyAsync(to, from, bytes_of(op), way, op->stream) != cudaSuccess) {
-    abort();
+  } else { /* who asks the GPU hears of errors */
+    (void)cudaMemcpyAsync(to, from, bytes_of(op), way, op->stream);
   }
 }
 
@@ -261,6 +287,7 @@ ncclResult_t ncclGroupEnd(void) {
 static ncclResult_t add(const char *call, operation_kind kind, const void *send, void *receive,
                         size_t n, ncclDataType_t type, int root, ncclComm_t comm,
                         cudaStream_t stream) {
+  see_aborts(comm);
   if (comm->state == ncclInProgress || comm->stage != JOINED) {
     return misuse(call);
   }
@@ -321,6 +348,7 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *error) {
       comm->state = ncclSuccess;
     }
   }
+  see_aborts(comm);
   *error = comm->state;
   return ncclSuccess;
 }
@@ -346,6 +374,8 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm) {
 }
 
 ncclResult_t ncclCommAbort(ncclComm_t comm) {
+  say_aborted();
+  sleep((unsigned)standin.slow_abort);
   fprintf(stderr, "standin: rank %d aborts\n", comm->rank);
   ++standin.aborts;
   while (standin.hanging_abort || comm->recorded > 0) {

@@ -7,12 +7,17 @@
  *   mute     the same, and ncclCommAbort never returns
  *   gpu      its GPU fails
  *   launch   a kernel fails there before the sum that the others wait for
+ *   cascade  the same; the others are late for that sum, and NCCL refuses them
+ *   two      the same on the next rank at the same time
+ *   slow_abort  NCCL meets an error there, and ncclCommAbort takes the others 2 s
  *   early    NCCL meets an error before anybody waits
  *   left     it leaves without the last sum; so do all others, without waiting for it
  *   stuck    the same, and ncclCommAbort returns nowhere
  *   freeing  it never calls the sum by shares that the others have under way when they free memory
+ *   slow     nothing, but its GPU takes longer than the time-out for something else than sums
  *   none     nothing
  * Ends with 0 only where nothing goes wrong, or only in the end. */
+#include "base/clock.h"
 #include "cuda_host.h"
 #include "rig.h"
 #include "standin.h"
@@ -31,11 +36,25 @@ static bool is(const char *name) { return strcmp(how, name) == 0; }
 static void go_wrong(void) {
   standin.absent = is("absent");
   standin.start = is("start") ? ncclSystemError : ncclSuccess;
-  if (is("error") || is("mute") || is("early")) {
+  if (is("error") || is("mute") || is("early") || is("slow_abort")) {
     standin.fail_at = is("early") ? 1 : 2;
     standin.error = ncclRemoteError;
   }
   standin.hanging_abort = is("mute");
+}
+
+/* What a GPU takes 2 s for. */
+static bool take_long(void *context) {
+  double *began = context;
+  *began = *began == 0 ? av_clock() : *began;
+  return av_clock() - *began > 2 * TIMEOUT;
+}
+
+static av_status work_long(rig *r) {
+  static const av_stream_work work = {.run = take_long};
+  const double began = 0;
+  AV_TRY(AV_CUDA(av_stream_queue(r->gpu.stream, &work, &began, sizeof began)));
+  return av_gpu_wait(&r->be, "long work");
 }
 
 /* Of a rank that has `array` ready. */
@@ -54,8 +73,11 @@ static av_status use(rig *r, void *array, bool wrong) {
   if (wrong && is("freeing")) {
     sleep(600);
   }
-  if (wrong && is("launch")) {
+  if (wrong && (is("launch") || is("cascade") || is("two"))) {
     AV_GPU_MUST(&r->be, cudaErrorIllegalAddress);
+  }
+  if (is("cascade")) {
+    usleep(600000);
   }
   av_gpu_share_begin(&r->be, AV_SUM, array, N);
   if (is("freeing")) { /* the main stream is idle soon, the other is not */
@@ -65,7 +87,8 @@ static av_status use(rig *r, void *array, bool wrong) {
   if (wrong && is("gpu")) {
     cuda_host_broken = cudaErrorIllegalAddress;
   }
-  return av_gpu_wait(&r->be, "losses of an epoch");
+  AV_TRY(av_gpu_wait(&r->be, "losses of an epoch"));
+  return wrong && is("slow") ? work_long(r) : AV_OK;
 }
 
 /* The same sums from a graph; nothing goes wrong before it is played. */
@@ -116,9 +139,12 @@ int main(int argc, char **argv) {
   }
   how = argv[1];
   standin.polls = 5;
-  const bool wrong = comm.rank == atoi(argv[2]);
+  const int first = atoi(argv[2]);
+  const bool wrong = comm.rank == first || (is("two") && comm.rank == (first + 1) % comm.size);
   if (wrong) {
     go_wrong();
+  } else if (is("slow_abort")) {
+    standin.slow_abort = 2;
   }
   rig r;
   av_status status = rig_open(&r, &comm, false, TIMEOUT);

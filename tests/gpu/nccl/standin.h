@@ -1,4 +1,6 @@
-/* What tests do to NCCL's stand-in, and what it has seen. Zeroed: everything goes well, at once. */
+/* What tests do to NCCL's stand-in, and what it has seen. Zeroed: everything goes well, at once.
+ * Where the environment names a folder, AV_STANDIN_ABORTS, the other ranks meet ncclRemoteError
+ * when one has called ncclCommAbort. */
 #ifndef AV_TESTS_GPU_NCCL_STANDIN_H
 #define AV_TESTS_GPU_NCCL_STANDIN_H
 
@@ -13,6 +15,7 @@ typedef struct av_standin {
   int fail_at;         /* the operation that fails on this rank, from 1; 0: none ... */
   ncclResult_t error;  /* ... and how */
   bool hanging_abort;  /* ncclCommAbort does not return */
+  int slow_abort;      /* it takes so many seconds */
   int operations;      /* begun so far */
   int groups;          /* queued so far */
   int communicators;   /* there now */

@@ -1,4 +1,4 @@
-#include "io/unfinished.h"
+#include "base/unfinished.h"
 
 #include <limits.h>
 #include <signal.h>
@@ -11,12 +11,16 @@ enum { SLOTS = 4 };
 static char names[SLOTS][PATH_MAX];
 static volatile sig_atomic_t used[SLOTS];
 
-static void remove_all(int number) {
+void av_unfinished_remove(void) {
   for (int i = 0; i < SLOTS; ++i) {
     if (used[i]) {
       unlink(names[i]);
     }
   }
+}
+
+static void remove_all(int number) {
+  av_unfinished_remove();
   signal(number, SIG_DFL);
   raise(number);
 }
