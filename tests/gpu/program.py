@@ -145,10 +145,11 @@ def graphs(folder, settings=()):
 
 def waits(folder):
     """The host waits for nothing within an epoch but for minibatches that it has queued some steps ago: as often
-    with twice as many steps, and where a linear decoder's ways are timed, whose times are there when asked for."""
-    def counted(size, epochs, rows):
+    with twice as many steps, and where a linear decoder's ways are timed, whose times are there when asked for; nor
+    in an evaluation: as often with one pass as with three, of both decoders."""
+    def counted(size, epochs, rows, settings=()):
         errors = run(folder, [f"train.max_epochs={epochs}", f"train.batch_size={size}", f"runtime.gpu_rows={rows}",
-                              "runtime.reproducible=off"], {"AV_EMULATED_REPORT": "1"})[1]
+                              "runtime.reproducible=off", *settings], {"AV_EMULATED_REPORT": "1"})[1]
         found = re.findall(r"the host waited (\d+) times, for new events (\d+) times", errors)
         assert len(found) == 2 and int(found[0][0]) > epochs, errors
         return found
@@ -156,6 +157,14 @@ def waits(folder):
     for epochs, asked in ((4, [(36, "never"), (18, "never"), (9, "never")]), (8, [(9, "never"), (9, "measured")])):
         found = [counted(size, epochs, rows) for size, rows in asked]
         assert all(one == found[0] for one in found), found
+    found = [counted(size, 4, "never", ["runtime.gpu_memory=1e-9"]) for size in (36, 9)]
+    assert found[0] == found[1], found
+    data = os.path.join(folder, "many.h5ad")
+    simulate(data, cells=30000, genes=20)
+    for linear in ("yes", "no"):
+        settings = [f"data.input={data}", "train.train_size=400", f"model.linear_decoder={linear}"]
+        found = [counted(100, 2, "never", [*settings, f"train.validation_size={cells}"]) for cells in (3000, 24000)]
+        assert found[0] == found[1], found
 
 
 def old_gpus(folder):

@@ -217,16 +217,36 @@ def unsound(folder, build, stand_in):
     print("compute-sanitizer passes nothing that it does not call clean")
 
 
-def without_files(folder, build, stand_in):
-    """Nothing could be simulated: every job says so, the others go on, and none of them has failed."""
+def instead(folder, build, condition, commands):
+    """A build whose program runs `commands` where `condition` holds, and else is that of `build`."""
     os.makedirs(os.path.join(folder, "build", "src"))
     path = os.path.join(folder, "build", "src", "atlasvi")
     with open(path, "w") as file:
-        file.write('#!/bin/bash\nif [ "$1" = simulate ]; then echo no space is left; exit 1; fi\nexec "%s" "$@"\n'
-                   % os.path.join(build, "src", "atlasvi"))
+        file.write('#!/bin/bash\nif %s; then %s; fi\nexec "%s" "$@"\n'
+                   % (condition, commands, os.path.join(build, "src", "atlasvi")))
     os.chmod(path, 0o755)
-    out, status, text = run(folder, "--build", os.path.join(folder, "build"), "--stand-in", stand_in, "--short",
-                            "--parts", "speed")
+    return os.path.join(folder, "build")
+
+
+def hanging(folder, build, stand_in):
+    """A program that never ends, and does not listen to SIGTERM: the session ends in its time."""
+    made = instead(folder, build, '[ "$1" != simulate ] && [ "$1" != --version ]',
+                   "trap '' TERM; while :; do sleep 1; done")
+    began, seconds = time.monotonic(), 24
+    out, status, text = run(folder, "--build", made, "--stand-in", stand_in, "--short", "--parts", "parity,speed",
+                            "--minutes", str(seconds / 60))
+    took = time.monotonic() - began
+    record, _ = record_of(out)
+    expect(took <= seconds and status in (1, 75), "%.1f s of %d, exit status %d" % (took, seconds, status), text)
+    expect(record["end"] is not None and not record["speed"], str(record))
+    nothing_left(folder, "a session with a program that hangs")
+    print("a program that hangs: ended after %.1f of %d s" % (took, seconds))
+
+
+def without_files(folder, build, stand_in):
+    """Nothing could be simulated: every job says so, the others go on, and none of them has failed."""
+    made = instead(folder, build, '[ "$1" = simulate ]', "echo no space is left; exit 1")
+    out, status, text = run(folder, "--build", made, "--stand-in", stand_in, "--short", "--parts", "speed")
     record, _ = record_of(out)
     left = [line["name"] for line in record["left_out"] if line["why"].endswith("simulated: no space is left")]
     expect(status == 75 and not record["checks"] and not record["speed"], "exit status %d without files" % status, text)
@@ -369,6 +389,7 @@ def main():
     else:
         jobs += [lambda folder: unsound(folder, build, stand_in),
                  lambda folder: without_files(folder, build, stand_in),
+                 lambda folder: hanging(folder, build, stand_in),
                  lambda folder: standing_in(folder, build, stand_in),
                  lambda folder: incomplete(folder, build, stand_in),
                  lambda folder: ended(folder, build, stand_in, signal.SIGTERM),

@@ -64,14 +64,17 @@ static av_adam adam_of(int64_t step, int64_t n, double clip) {
 typedef struct outcome {
   double values[MOST]; /* parameters, running statistics */
   double losses[STEPS][AV_LOSSES];
-  int64_t queued[STEPS]; /* kernels that the host has launched in each step */
+  int64_t queued[STEPS];    /* kernels that the host has launched in each step, ... */
+  int64_t evaluated[STEPS]; /* ... and in each evaluation */
 } outcome;
 
-static void evaluate(rig *r, av_batch *batch, int64_t step, double *losses) {
+static void evaluate(rig *r, av_batch *batch, int64_t step, double *losses, int64_t *queued) {
   const int64_t rows[] = {1, 5, 2, 17};
   r->be.ops->batch_select(&r->be, batch, 4 - step % 2, rows);
   av_vae_begin_inference(r->vae);
+  const int64_t before = kernels_queued();
   av_vae_evaluate(r->vae, batch, draw_of(step));
+  *queued = kernels_queued() - before;
   assert_int_equal(av_vae_take_losses(r->vae, losses), AV_OK);
 }
 
@@ -96,7 +99,7 @@ static void train(const av_model_spec *spec, const toy_extras *extras, bool keep
     av_vae_update(r.vae, &adam);
     found->queued[step] = kernels_queued() - before;
     if (aside) {
-      evaluate(&r, beside, step, found->losses[step]);
+      evaluate(&r, beside, step, found->losses[step], &found->evaluated[step]);
     }
   }
   assert_true(r.layout->n_params + r.layout->n_running <= MOST);
@@ -117,7 +120,7 @@ static void check_same(const outcome *found, const outcome *wanted) {
 }
 
 #ifdef AV_EMULATED
-/* From the third step on the host queues the step's values and nothing else. */
+/* From the second step and evaluation on the host queues the step's values and nothing else. */
 static void check_queued(const outcome *kept, const outcome *plain) {
   for (int64_t step = 0; step < STEPS; ++step) {
     assert_true(plain->queued[step] > 10);
@@ -125,6 +128,7 @@ static void check_queued(const outcome *kept, const outcome *plain) {
       assert_int_equal(kept->queued[step], plain->queued[step]);
     } else {
       assert_int_equal(kept->queued[step], 1);
+      assert_true(plain->evaluated[step] > 5 && kept->evaluated[step] <= 1);
     }
   }
 }
@@ -181,7 +185,9 @@ static void test_encoding(void **state) {
     for (int64_t step = 0; step < STEPS; ++step) {
       const int64_t n = pick(step, cells);
       rig_select(&r, n, cells);
+      const int64_t before = kernels_queued();
       assert_int_equal(av_vae_encode(r.vae, r.batch, n, means[keeps][step], NULL), AV_OK);
+      assert_true(keeps == 0 || step < 2 || kernels_queued() == before);
     }
     rig_close(&r);
   }
@@ -336,8 +342,8 @@ typedef struct decoded {
   float means[STEPS][2 * CELLS * GENES_MOST];
   float draws[STEPS][2 * CELLS * GENES_MOST]; /* averaged */
   double sums[2 * GENES_MOST];                /* of rho */
-  int64_t queued[STEPS][2];                   /* kernels launched for the last draw, for the sums */
-  float first[STEPS];                         /* of the first draw */
+  int64_t queued[STEPS][3]; /* kernels launched for the last draw, for the sums, for the means */
+  float first[STEPS];       /* of the first draw */
 } decoded;
 
 /* Everything that is decoded of encoded minibatches, of several sizes. */
@@ -358,8 +364,10 @@ static void decode_all(const av_model_spec *spec, const toy_extras *extras, bool
     float *to = found->means[step];
     rig_select(&r, n, cells);
     assert_int_equal(av_vae_encode(r.vae, r.batch, n, NULL, NULL), AV_OK);
+    before = kernels_queued();
     assert_int_equal(av_vae_decode(r.vae, r.batch, NULL, (av_average){.n = 1}, to, to + size),
                      AV_OK);
+    found->queued[step][2] = kernels_queued() - before;
     to = found->draws[step];
     for (av_average average = {.n = DRAWS}; average.at < average.n; ++average.at) {
       const av_draw draw = {.seed = 5, .epoch = (uint32_t)average.at, .purpose = AV_DRAW_POSTERIOR};
@@ -409,6 +417,7 @@ static void test_decoding(void **state) {
       assert_true(found[0].queued[step][0] > 2 &&
                   found[1].queued[step][0] <= 2); /* epoch, values */
       assert_true(found[0].queued[step][1] > 3 && found[1].queued[step][1] <= 1);
+      assert_true(found[0].queued[step][2] >= 2 && found[1].queued[step][2] == 1);
     }
 #endif
   }

@@ -121,6 +121,10 @@ if [ ${#real[@]} = 4 ]; then
   said=$(tried 1)
   contains "a header that warns" "Trying CUDA" "$said"
   contains "a header that warns" "NCCL 99.1.0, architectures" "$said"
+  last=
+  [[ $said =~ ([0-9]+)-real\;([0-9]+)-virtual && ${BASH_REMATCH[1]} = "${BASH_REMATCH[2]}" ]] &&
+    last=${BASH_REMATCH[2]}
+  expect "PTX for the last architecture" yes "$([ -n "$last" ] && echo yes)"
   contains "a header that warns" "exit 0" "$said"
   contains "a header that warns" "nobody knew" "$(cat "$scratch/tried/cuda_tried.log" 2>&1)"
   [[ $(tried 1) != *Trying* ]] || expect "the same again" "nothing new" "$(<"$scratch/log")"

@@ -249,15 +249,18 @@ class Speed:
                 if not any(c.model == m and c.minibatch == b for c in first)]
         wide = [Case(m, b, g) for g in genes[1:] for b in sizes
                 for m in ("LDVAE-NB", "scVI-ZINB", "scVI-NB")]
+        soon = [c for c in wide if c.minibatch in sizes[:2] and c.model != "scVI-NB"]
+        late = [c for c in wide if c not in soon]
         made = [visit(case) for case in first]
         if os.path.exists(self.session.programs.activity) and self.session.device is not None:
-            made += [trace(case) for case in first]
+            made += [trace(case) for case in [*first, *wide[:1]]]
             self.session.done("speed", "time per kernel and busy share")
         else:
             self.session.leave_out("speed", "time per kernel and busy share", "no records of the "
                                    "GPU's activity: CUPTI was not there when this was built"
                                    if self.session.device else "no GPU",
                                    lacking=self.session.device is not None)
+        made += [visit(case) for case in [*soon, *rest, *late]]
         minibatch = sizes[min(1, len(sizes) - 1)]
         made += [("precision", "scVI-ZINB in %s" % p, 20,
                   lambda p=p: self.precision("scVI-ZINB", p, minibatch, genes[0]))
@@ -265,9 +268,6 @@ class Speed:
         tried = [(10, SHORT_MINIBATCHES[0])] if self.short else WAYS
         made += [("ways", "ways of %d latents, minibatch %d" % how, 8,
                   lambda how=how: self.ways(*how, genes[0])) for how in tried]
-        soon = [c for c in wide if c.minibatch in sizes[:2] and c.model != "scVI-NB"]
-        late = [c for c in wide if c not in soon]
-        made += [visit(case) for case in [*soon, *rest, *late]]
         if self.has_torch and not self.short:
             made += [("compiled", "torch.compile of %s" % case, 60,
                       lambda case=case: self.torch(case, "compiled"))

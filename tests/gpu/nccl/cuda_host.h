@@ -26,6 +26,8 @@ extern bool cuda_host_youngest_first;
 void cuda_host_devices(int n, const char *const *addresses);
 /* Streams that have not been destroyed, events, blocks of memory. */
 int cuda_host_live(void);
+/* Copies from the host, which cudaMemcpyAsync was given for streams, that have been made. */
+int64_t cuda_host_copies(void);
 /* What every later query of a stream or event answers; cudaSuccess: the truth. */
 extern cudaError_t cuda_host_broken;
 

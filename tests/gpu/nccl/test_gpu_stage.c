@@ -178,6 +178,41 @@ static void kernels_first(void **unused) {
   minibatches(false);
 }
 
+/* Nothing until `open`. */
+static bool run_gate(void *context) { return **(const bool *const *)context; }
+
+/* While a kernel works, later minibatches travel, as many as there is room for, and the host goes
+ * on. */
+static void copies_beside_kernels(void **unused) {
+  (void)unused;
+  const av_stream_work gate = {.run = run_gate};
+  bool open = false;
+  const bool *const opens = &open;
+  rig r;
+  av_batch *batch = NULL;
+  assert_int_equal(rig_open(&r, &comm, true, 0), AV_OK);
+  r.be.threads = 1;
+  av_data data = {.dataset = &dataset};
+  assert_int_equal(av_gpu_source_create(&dataset, &data.source), AV_OK);
+  assert_int_equal(av_gpu_batch_create(&r.be, &data, ROWS, &batch), AV_OK);
+  assert_int_equal(cudaStreamSynchronize(r.gpu.stream), cudaSuccess);
+  assert_int_equal(av_stream_queue(r.gpu.stream, &gate, &opens, sizeof opens), cudaSuccess);
+  for (int64_t step = 0; step < AV_GPU_STAGE_SLOTS; ++step) {
+    const int64_t rows[] = {step, step + 20, step + 30};
+    const int64_t before = cuda_host_copies();
+    av_gpu_batch_select(&r.be, batch, 3, rows);
+    cuda_host_step();
+    assert_int_equal(cuda_host_copies() - before, 1); /* the row numbers wait for the kernel */
+  }
+  const int64_t before = cuda_host_copies();
+  open = true;
+  assert_int_equal(cudaStreamSynchronize(r.gpu.stream), cudaSuccess);
+  assert_int_equal(cuda_host_copies() - before, AV_GPU_STAGE_SLOTS);
+  av_gpu_batch_free(&r.be, batch);
+  av_gpu_source_free(data.source);
+  rig_close(&r);
+}
+
 /* The largest minibatch is what the rows with most entries hold: here those of CELLS - 1, CELLS -
  * 2, ... */
 static void room_is_exact(void **unused) {
@@ -219,6 +254,7 @@ int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(copies_first),
       cmocka_unit_test(kernels_first),
+      cmocka_unit_test(copies_beside_kernels),
       cmocka_unit_test(room_is_exact),
   };
   const int failed = cmocka_run_group_tests(tests, NULL, NULL);
