@@ -216,6 +216,24 @@ static void ways(void **state) {
   }
 }
 
+/* What a linear decoder keeps instead of rows are parts of dx: with the latents and minibatch that
+ * are usual less than half a (cells, genes) matrix. */
+static void less_than_rows(void **state) {
+  (void)state;
+  av_gpu_decode_sizes sizes = {.max_rows = 4096,
+                               .n_genes = 2000,
+                               .n_heads = 1,
+                               .n_in = 10,
+                               .px_r = AV_GPU_PX_R_ONE,
+                               .n_px_r = 1,
+                               .linear = true,
+                               .way = FREE};
+  const int64_t rows = sizes.max_rows * sizes.n_genes * (int64_t)sizeof(float);
+  assert_in_range(av_gpu_decode_bytes(&sizes), 1, rows / 2);
+  sizes.max_rows = 128;
+  assert_in_range(av_gpu_decode_bytes(&sizes), 1, rows / 32 * 9 / 10);
+}
+
 /* Rows that are written stay in a second-level cache, whatever the minibatch. */
 static void rows_are_few(void **state) {
   (void)state;
@@ -240,6 +258,7 @@ int main(int argc, char **argv) {
     return 1;
   }
   const struct CMUnitTest tests[] = {cmocka_unit_test(planned), cmocka_unit_test(ways),
+                                     cmocka_unit_test(less_than_rows),
                                      cmocka_unit_test(rows_are_few)};
   const int failed = cmocka_run_group_tests(tests, NULL, NULL);
   MPI_Finalize();

@@ -214,6 +214,13 @@ static bool run(void *context) {
     begin(op);
   }
   int flag = 0;
+  if (cuda_host_step == NULL) { /* the host is here too, and could do nothing else */
+    see_aborts(comm);
+    if (comm->state == ncclRemoteError) {
+      ++comm->done;
+      return true;
+    }
+  }
   if (comm->state == ncclSuccess || comm->state == ncclInProgress) {
     MPI_Test(&op->request, &flag, MPI_STATUS_IGNORE);
   }

@@ -1,6 +1,6 @@
 /* What tests do to NCCL's stand-in, and what it has seen. Zeroed: everything goes well, at once.
  * Where the environment names a folder, AV_STANDIN_ABORTS, the other ranks meet ncclRemoteError
- * when one has called ncclCommAbort. */
+ * when one has called ncclCommAbort; on the emulated device their operations end then, undone. */
 #ifndef AV_TESTS_GPU_NCCL_STANDIN_H
 #define AV_TESTS_GPU_NCCL_STANDIN_H
 
