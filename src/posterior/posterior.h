@@ -31,7 +31,8 @@ void av_posterior_free(av_posterior *posterior);
 /* out (n_rows, K): means of q(z); with ln the mean of output.latent_samples softmaxed draws. */
 av_status av_posterior_latent(void *posterior, int64_t first_row, int64_t n_rows, float *out);
 /* out: rho (n_rows, G), then mu (n_rows, G), from the same z and l: their means, or the average
- * over output.n_samples draws. */
+ * over output.n_samples draws. Whole on return: of a pass the host takes pieces while those behind
+ * are made and travel, and waits for the last. */
 av_status av_posterior_decoded(void *posterior, int64_t first_row, int64_t n_rows, float *out);
 /* out (n_rows, G): rho alone, mu alone. */
 av_status av_posterior_rho(void *posterior, int64_t first_row, int64_t n_rows, float *out);

@@ -10,7 +10,8 @@ least there is, and what is expected.
   tests/bench/roofline.py --check tests/bench/roofline.md
                                  only: is it what the records say, and are the targets still expected?
   tests/bench/roofline.py --list build/release/tests/gpu/roofline/gpu_roofline_list --of FILE.json
-                                 only: do the steps still launch what the record has?
+                                 only: do the steps still launch what the record has, and is the
+                                 kernels' code what it was, but for comments?
 
 Nothing is measured on a GPU. Whole steps of the model run on the emulated device of the tests
 (tests/gpu/emulation), where every launch, and every access and operation of the kernels' own code,
@@ -18,6 +19,7 @@ is counted (tests/gpu/roofline/count.h); then again as nvcc and ptxas compile th
 instructions that warps issue (tests/gpu/roofline/played.h). roofline_model.py makes times of both.
 """
 import concurrent.futures
+import hashlib
 import json
 import os
 import re
@@ -32,11 +34,14 @@ from roofline_model import plain
 from roofline_table import markdown, unmet
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+SOURCE = os.path.join(HERE, "..", "..")
+KERNELS = os.path.join(SOURCE, "gpu", "kernels")
 GENES = {2000: 7.0, 10000: 1.9}  # and the percentage of counts that are not 0
 MINIBATCHES = [128, 1024, 4096, 16384]
 NAMES = ["LDVAE-NB", "scVI-NB", "scVI-ZINB"]
 BESIDE = [("LDVAE-NB", 48), ("LDVAE-NB, 30 latents", 1)]  # other ways of the linear decoder
-MADE_BY = "tests/bench/roofline.py --build BUILD --out tests/bench"
+ANEW = "Count anew: cmake --build BUILD --target gpu_roofline && tests/bench/roofline.py --build BUILD --out " \
+    "tests/bench; then tests/docs/readme.py write"
 
 
 def cases():
@@ -82,6 +87,7 @@ def measure(options):
         record["cases"].append({"model": model, "batches": batches, "minibatch": minibatch,
                                 "genes": genes, "counted": case in made, **facts,
                                 "launches": launches})
+    record["code"] = digest_of(record)
     return record
 
 
@@ -102,13 +108,30 @@ def save(options, record):
 
 def kernel_files():
     """{kernel: the files that launch it}"""
-    folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "gpu", "kernels")
     found = {}
-    for name in sorted(os.listdir(folder)):
-        with open(os.path.join(folder, name)) as file:
+    for name in sorted(os.listdir(KERNELS)):
+        with open(os.path.join(KERNELS, name)) as file:
             for kernel in re.findall(r"AV_LAUNCH\((\(.*?\)(?=,)|\w+)", file.read()):
                 found.setdefault(kernel, []).append(name)
     return {kernel: "/".join(names) for kernel, names in found.items()}
+
+
+def digest_of(record):
+    """Of the code, without comments, of the files whose kernels a step launches, and of all that they include."""
+    launched = {launch.get("kernel") for case in record["cases"] for launch in case["launches"]}
+    waiting = sorted({os.path.join(KERNELS, name) for kernel, names in record["files"].items()
+                      for name in names.split("/") if kernel in launched})
+    codes = {}
+    while waiting:
+        path = os.path.realpath(waiting.pop())
+        if path in codes:
+            continue
+        with open(path) as file:
+            codes[path] = " ".join(re.sub(r"/\*.*?\*/|//[^\n]*", " ", file.read(), flags=re.DOTALL).split())
+        for name in re.findall('#include "([^"]+)"', codes[path]):
+            waiting += [found for folder in ("gpu", "src")
+                        if os.path.exists(found := os.path.join(SOURCE, folder, name))]
+    return hashlib.sha256("\n".join(codes[path] for path in sorted(codes)).encode()).hexdigest()
 
 
 def read(path):
@@ -117,8 +140,9 @@ def read(path):
 
 
 def check_lists(options):
-    """The launches of every step that was counted against the record's."""
-    cases_then = [case for case in read(options.of)["cases"] if case["counted"]]
+    """The launches of every step that was counted, and its kernels' code, against the record's."""
+    record = read(options.of)
+    cases_then = [case for case in record["cases"] if case["counted"]]
     for case in cases_then:
         what = (case["model"], case["batches"], case["minibatch"], case["genes"])
         now = [plain(l) for l in run(options.list, *what, 0.01)[1]]
@@ -127,10 +151,11 @@ def check_lists(options):
             different = [pair for pair in zip(then + [None] * len(now), now + [None] * len(then))
                          if pair[0] != pair[1]]
             sys.exit("a step of %s, %d batch(es), minibatch %d, %d genes launches %d times, in %s "
-                     "%d; the first that differs: %s, there %s. Count anew: cmake --build BUILD "
-                     "--target gpu_roofline && %s; then tests/docs/readme.py write" % (
+                     "%d; the first that differs: %s, there %s. %s" % (
                          *what, len(now), options.of, len(then), different[0][1], different[0][0],
-                         MADE_BY))
+                         ANEW))
+    if record["code"] != digest_of(record):
+        sys.exit("the kernels of a step are no more those that %s has counted. %s" % (options.of, ANEW))
     print("%d steps launch what %s has" % (len(cases_then), options.of))
 
 

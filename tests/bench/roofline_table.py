@@ -67,7 +67,7 @@ def method(record):
         "launch, at %.2f and %.2f in the place of %.2f and %.2f. A target is called excluded if the "
         "least time is above it; expected if the expected time is not; expected from above as well if "
         "the range is not; otherwise it is not excluded, and not expected. None of these words is a "
-        "measurement." % (MICRO(FLOORS[1]), *SLOW, *REACHED), ""] + told(record)
+        "measurement. What the host does between epochs (the next order of the cells, losses) is left out." % (MICRO(FLOORS[1]), *SLOW, *REACHED), ""] + told(record)
 
 
 def told(record):
