@@ -211,7 +211,7 @@ static av_status copy(av_backend *be, void *to, const void *from, size_t bytes,
   /* before as well: a copy to memory that is not pinned waits inside CUDA, where nobody can ask
    * for errors */
   AV_TRY(av_gpu_wait(be, "a copy between host and GPU"));
-  AV_TRY(AV_CUDA(cudaMemcpyAsync(to, from, bytes, way, av_gpu_of(be)->stream)));
+  AV_TRY(av_gpu_own(be, AV_CUDA(cudaMemcpyAsync(to, from, bytes, way, av_gpu_of(be)->stream))));
   return av_gpu_wait(be, "a copy between host and GPU");
 }
 

@@ -59,10 +59,8 @@ static cudaError_t query(cudaStream_t stream, cudaEvent_t event) {
   return code;
 }
 
-/* With NCCL, whose kernels on the GPU may never end; others take what they take. `known`: an error
- * that ends the run has been agreed upon, and a GPU that fails is no other. */
-static void wait_asking(av_backend *be, cudaStream_t stream, cudaEvent_t event, bool known,
-                        const char *phase) {
+/* With NCCL, whose kernels on the GPU may never end. */
+static void wait_asking(av_backend *be, cudaStream_t stream, cudaEvent_t event, const char *phase) {
   struct av_gpu_ranks *ranks = ranks_of(be);
   av_gpu_nccl *nccl = ranks->nccl;
   const double began = av_clock();
@@ -73,9 +71,6 @@ static void wait_asking(av_backend *be, cudaStream_t stream, cudaEvent_t event, 
     rest(waited);
     code = query(stream, event);
   }
-  if (code != cudaSuccess && known) {
-    return;
-  }
   av_gpu_must(be, AV_CUDA(code));
   av_gpu_must(be, av_gpu_nccl_check(nccl, 0, ranks->sums, phase));
   if (stream == av_gpu_of(be)->stream && event == NULL && ranks->pending == 0) {
@@ -83,18 +78,33 @@ static void wait_asking(av_backend *be, cudaStream_t stream, cudaEvent_t event, 
   }
 }
 
-static av_status wait_for(av_backend *be, cudaEvent_t event, const char *phase) {
+/* The same when an error has been recorded that is to be reported: no other takes its place. */
+static void wind_down(av_backend *be, cudaStream_t stream) {
   const struct av_gpu_ranks *ranks = ranks_of(be);
-  if (ranks != NULL && ranks->nccl != NULL) {
-    wait_asking(be, av_gpu_of(be)->stream, event, false, phase);
-    return AV_OK;
+  const double began = av_clock();
+  double waited = 0;
+  while (query(stream, NULL) == cudaErrorNotReady &&
+         av_gpu_nccl_goes_on(ranks->nccl, waited, ranks->sums)) {
+    rest(waited);
+    waited = av_clock() - began;
   }
-  const av_status status = event != NULL ? AV_CUDA(cudaEventSynchronize(event))
-                                         : AV_CUDA(cudaStreamSynchronize(av_gpu_of(be)->stream));
-  if (ranks != NULL) {
+}
+
+av_status av_gpu_own(const av_backend *be, av_status status) {
+  if (ranks_of(be) != NULL) {
     av_gpu_must(be, status);
   }
   return status;
+}
+
+static av_status wait_for(av_backend *be, cudaEvent_t event, const char *phase) {
+  const struct av_gpu_ranks *ranks = ranks_of(be);
+  if (ranks != NULL && ranks->nccl != NULL) {
+    wait_asking(be, av_gpu_of(be)->stream, event, phase);
+    return AV_OK;
+  }
+  return av_gpu_own(be, event != NULL ? AV_CUDA(cudaEventSynchronize(event))
+                                      : AV_CUDA(cudaStreamSynchronize(av_gpu_of(be)->stream)));
 }
 
 av_status av_gpu_wait(av_backend *be, const char *phase) { return wait_for(be, NULL, phase); }
@@ -106,9 +116,13 @@ av_status av_gpu_wait_event(av_backend *be, cudaEvent_t event, const char *phase
 void av_gpu_settle(av_backend *be, const char *phase) {
   const struct av_gpu_ranks *ranks = ranks_of(be);
   if (ranks != NULL && ranks->nccl != NULL) {
-    const bool known = av_error_text()[0] != '\0';
-    wait_asking(be, av_gpu_of(be)->stream, NULL, known, phase);
-    wait_asking(be, ranks->beside, NULL, known, phase);
+    if (av_error_text()[0] != '\0') {
+      wind_down(be, av_gpu_of(be)->stream);
+      wind_down(be, ranks->beside);
+    } else {
+      wait_asking(be, av_gpu_of(be)->stream, NULL, phase);
+      wait_asking(be, ranks->beside, NULL, phase);
+    }
   } else {
     (void)cudaStreamSynchronize(av_gpu_of(be)->stream);
   }
@@ -168,10 +182,12 @@ bool av_gpu_ranks_close(av_backend *be, struct av_gpu_ranks *ranks) {
     return true;
   }
   if (!av_gpu_nccl_close(ranks->nccl)) {
-    av_warn(
-        "rank %d: NCCL did not end, other ranks having left sums that it waits for; the GPU is "
-        "left as it is",
-        be->comm->rank);
+    if (av_error_text()[0] == '\0') { /* else why is known */
+      av_warn(
+          "rank %d: NCCL did not end (other ranks may have left sums that it waits for); the "
+          "GPU is left as it is",
+          be->comm->rank);
+    }
     free(ranks);
     return false;
   }

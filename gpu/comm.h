@@ -45,6 +45,9 @@ bool av_gpu_ranks_close(av_backend *be, struct av_gpu_ranks *ranks);
  * with others, who wait for it, it ends the run, as NCCL's errors and the time-out do. */
 av_status av_gpu_wait(av_backend *be, const char *phase);
 av_status av_gpu_wait_event(av_backend *be, cudaEvent_t event, const char *phase);
+/* `status`, of what only this rank has done: with others, who wait for it, a failure ends the run.
+ */
+av_status av_gpu_own(const av_backend *be, av_status status);
 /* Before memory is freed, where CUDA would wait for every stream and nobody could ask: waits for
  * the sums by shares as well. What has failed is reported by who asked for it, unless other ranks
  * would wait for this one: that ends the run. */

@@ -24,9 +24,10 @@ struct av_gpu_nccl {
   av_gpu_ending ending;
 };
 
-/* Seconds at most. NCCL's threads may hang with the rest, and so may other ranks, whose answer can
- * take them ABORT_SECONDS too. */
+/* Seconds at most: NCCL's threads may hang with the rest, and so may other ranks, who answer when
+ * they have aborted. */
 enum { ABORT_SECONDS = 5, ANSWER_SECONDS = 6, CLOSE_SECONDS = 20 };
+_Static_assert(ANSWER_SECONDS > ABORT_SECONDS, "or an answer comes too late");
 
 /* Who waits for longer than a kernel takes, in seconds, listens for who ends the run. */
 static const double LISTENS_AFTER = 1e-3;
@@ -107,14 +108,6 @@ static void abort_nccl(av_gpu_nccl *nccl) {
   nccl->nccl = NULL;
 }
 
-_Noreturn void av_gpu_nccl_end(av_gpu_nccl *nccl, av_status status) {
-  av_error_print();
-  av_gpu_ending_tell(&nccl->ending, status);
-  abort_nccl(nccl);
-  av_gpu_ending_left(&nccl->ending, ANSWER_SECONDS);
-  av_comm_abort(nccl->comm, status);
-}
-
 /* The rank that has told so has said why, and ends this process too. */
 void av_gpu_nccl_listen(void *context) {
   av_gpu_nccl *nccl = context;
@@ -127,16 +120,25 @@ void av_gpu_nccl_listen(void *context) {
   }
 }
 
-/* Before an error is reported: it may be but what another rank's end has left behind, or all ranks
- * may have met it; then the first of them tells the others. */
+/* An error may be but what another rank's end has left behind, or all ranks may have met it; then
+ * the first of them in turn tells the others. */
 static void hear_first(av_gpu_nccl *nccl) {
   enum { TURNS = 20 };
   const int turn = nccl->comm->rank < TURNS ? nccl->comm->rank : TURNS;
   const double began = av_clock();
-  while (av_clock() - began < 0.25 + 0.05 * turn) {
+  while (av_clock() - began < 0.25 + 0.1 * turn) {
     av_gpu_nccl_listen(nccl);
     rest(1e-3);
   }
+}
+
+_Noreturn void av_gpu_nccl_end(av_gpu_nccl *nccl, av_status status) {
+  hear_first(nccl);
+  av_error_print();
+  av_gpu_ending_tell(&nccl->ending, status);
+  abort_nccl(nccl);
+  av_gpu_ending_left(&nccl->ending, ANSWER_SECONDS);
+  av_comm_abort(nccl->comm, status);
 }
 
 /* --- asking --------------------------------------------------------------------------------- */
@@ -175,24 +177,31 @@ static av_status through(av_gpu_nccl *nccl, ncclResult_t result, const char *pha
   if (settled == ncclSuccess) {
     return AV_OK;
   }
-  hear_first(nccl);
   return settled == ncclInProgress ? late(nccl, phase) : failed(nccl, settled, phase);
+}
+
+static bool is_late(const av_gpu_nccl *nccl, double waited, bool sums) {
+  return sums && nccl->timeout > 0 && waited > nccl->timeout;
 }
 
 av_status av_gpu_nccl_check(av_gpu_nccl *nccl, double waited, bool sums, const char *phase) {
   const ncclResult_t result = ask(nccl);
   if (is_error(result)) {
-    hear_first(nccl);
     return failed(nccl, result, phase);
   }
   if (waited > LISTENS_AFTER) {
     av_gpu_nccl_listen(nccl);
   }
-  if (sums && nccl->timeout > 0 && waited > nccl->timeout) {
-    hear_first(nccl);
-    return late(nccl, phase);
+  return is_late(nccl, waited, sums) ? late(nccl, phase) : AV_OK;
+}
+
+bool av_gpu_nccl_goes_on(av_gpu_nccl *nccl, double waited, bool sums) {
+  if (nccl->nccl != NULL && !is_error(ask(nccl)) && !is_late(nccl, waited, sums)) {
+    av_gpu_nccl_listen(nccl);
+    return true;
   }
-  return AV_OK;
+  abort_nccl(nccl);
+  return false;
 }
 
 /* --- life ----------------------------------------------------------------------------------- */
@@ -280,7 +289,8 @@ bool av_gpu_nccl_close(av_gpu_nccl *nccl) {
   }
   const bool hurries = nccl->timeout > 0 && nccl->timeout < CLOSE_SECONDS;
   const double patience = hurries ? nccl->timeout : CLOSE_SECONDS;
-  const bool ended = settle(nccl, ncclCommFinalize(nccl->nccl), patience) == ncclSuccess;
+  const bool ended =
+      nccl->nccl != NULL && settle(nccl, ncclCommFinalize(nccl->nccl), patience) == ncclSuccess;
   if (ended) {
     (void)ncclCommDestroy(nccl->nccl);
   } else {

@@ -42,8 +42,8 @@
 typedef struct av_gpu_nccl av_gpu_nccl;
 
 /* Joins the ranks; the device is chosen. `same_bits`: as above; AV_CONFIG where the environment of
- * some rank is against it. `timeout` seconds: this and every later wait; 0 or less: none. What only
- * one rank knows of ends the run. Collective. */
+ * some rank is against it. `timeout` seconds: this and every later wait; 0 or less: none. A failure
+ * that only one rank meets ends the run. Collective. */
 av_status av_gpu_nccl_open(const av_comm *comm, bool same_bits, double timeout, av_gpu_nccl **nccl);
 /* Ends the communicator, within seconds even where operations hang: then it is aborted, and false
  * comes back (collective); its kernels may still be on the GPU, and whatever waits for that
@@ -70,12 +70,18 @@ av_status av_gpu_nccl_gather(av_gpu_nccl *nccl, int n, const av_gpu_array *array
  * wait for `sums`, the time-out. */
 av_status av_gpu_nccl_check(av_gpu_nccl *nccl, double waited, bool sums, const char *phase);
 
+/* The same after an error that is reported already, `waited` seconds into waiting: false where it
+ * is of no use to wait on. The communicator is aborted then, and nobody waits for its kernels. */
+bool av_gpu_nccl_goes_on(av_gpu_nccl *nccl, double waited, bool sums);
+
 /* Ends this process if another rank has told that it ends the run; else returns at once. For
  * whoever waits for ranks otherwise (av_listener); `nccl` is an av_gpu_nccl. */
 void av_gpu_nccl_listen(void *nccl);
 
-/* Prints the recorded error, tells the other ranks, aborts the communicator so that the GPU stops
- * waiting, and ends the run when the others have left theirs, or after some seconds. */
+/* Ends with another rank that ends the run for the same reason, or because of which this one has
+ * failed; else prints the recorded error, tells the other ranks, aborts the communicator so that
+ * the GPU stops waiting, and ends the run when the others have left theirs, or after some seconds.
+ */
 _Noreturn void av_gpu_nccl_end(av_gpu_nccl *nccl, av_status status);
 
 #endif

@@ -15,7 +15,7 @@ av_status av_gpu_ending_open(const av_comm *comm, av_gpu_ending *ending) {
 
 /* --- messages ------------------------------------------------------------------------------- */
 
-/* A first look may but make MPI take what has arrived, and find it the next time. */
+/* The first probe may only take in what has arrived; the second then finds it. */
 static av_status look(const av_gpu_ending *ending, int tag, MPI_Status *found, int *there) {
   AV_TRY(AV_MPI(MPI_Iprobe(MPI_ANY_SOURCE, tag, ending->mpi, there, found)));
   return *there != 0 ? AV_OK : AV_MPI(MPI_Iprobe(MPI_ANY_SOURCE, tag, ending->mpi, there, found));

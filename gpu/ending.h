@@ -14,7 +14,7 @@ typedef struct av_gpu_ending {
   MPI_Comm mpi;
   int code;      /* the status that is told, */
   bool tells;    /* by this rank, */
-  int told_by;   /* or to it by that one; -1: by none yet */
+  int told_by;   /* or to it by that one, which has no answer yet; -1: by none */
   int n_answers; /* of others, to this rank */
 } av_gpu_ending;
 
@@ -31,8 +31,8 @@ bool av_gpu_ending_heard(av_gpu_ending *ending, av_status *status);
 void av_gpu_ending_tell(av_gpu_ending *ending, av_status status);
 /* Lets messages travel, which some only do while their sender is in MPI. */
 void av_gpu_ending_go_on(const av_gpu_ending *ending);
-/* This rank has left: answers who has told it so, and goes on doing that for `seconds`; one that
- * tells itself returns when all others have answered. */
+/* This rank has left: answers each rank that has told it so, for `seconds`. One that has told the
+ * others returns earlier, when all have answered. */
 void av_gpu_ending_left(av_gpu_ending *ending, double seconds);
 
 #endif

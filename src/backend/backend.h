@@ -29,7 +29,7 @@
  *
  * Arrays are allocated before training. After that an operation cannot fail in a way a user could
  * mend, so operations return void; allocation and transfers return av_status. A backend that meets
- * a broken device or communicator ends the run through av_comm_abort.
+ * a broken device or communicator ends the run, on every rank.
  */
 #ifndef AV_BACKEND_BACKEND_H
 #define AV_BACKEND_BACKEND_H

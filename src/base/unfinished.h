@@ -1,5 +1,5 @@
 /* Temporaries that the end of a run must not leave behind, be it by a signal (Ctrl-C, a time limit,
- * scancel) or by av_comm_abort.
+ * scancel), by av_comm_abort, or because another rank has ended it.
  *
  * The names stand in a fixed table outside of any struct, because a signal handler has no other way
  * to know. Not thread-safe: the main thread writes files.

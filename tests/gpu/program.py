@@ -198,8 +198,8 @@ def broken(folder):
     aborts its communicator, as the rank does that has failed, and no unfinished file stays."""
     settings = ["train.batch_size=16", "output.denoised=yes", "runtime.gpu_rows=always"]
     errors = run(folder, settings, {"AV_EMULATED_REPORT": "1"})[1]
-    launches = [int(n) for n in re.findall(r"emulation: (\d+) launches", errors)]
-    assert len(launches) == 2 and min(launches) > 200, errors
+    launches = {int(rank): int(n) for n, rank in re.findall(r"emulation: (\d+) launches.*; rank (\d)", errors)}
+    assert len(launches) == 2 and min(launches.values()) > 200, errors
     for rank in (0, 1):
         for last in (0, launches[rank] // 2, launches[rank] - 8, launches[rank] - 2):
             with tempfile.TemporaryDirectory() as aborts:

@@ -345,9 +345,10 @@ void report() {
   const av_emulated_counts counts = av_emulate_counts();
   fprintf(stderr,
           "emulation: %lld launches of kernels, %lld of graphs; the host waited %lld times, for "
-          "new events %lld times\n",
+          "new events %lld times; rank %s\n",
           static_cast<long long>(counts.launches), static_cast<long long>(counts.played),
-          static_cast<long long>(counts.waits), static_cast<long long>(counts.new_waits));
+          static_cast<long long>(counts.waits), static_cast<long long>(counts.new_waits),
+          getenv("OMPI_COMM_WORLD_RANK") == NULL ? "0" : getenv("OMPI_COMM_WORLD_RANK"));
 }
 
 void at_exit(int status, void *) {

@@ -87,7 +87,7 @@ const char *ncclGetLastError(ncclComm_t comm) {
 static const char *abort_file(void) {
   static char path[4096];
   const char *folder = getenv("AV_STANDIN_ABORTS");
-  if (path[0] == '\0' && folder != NULL) {
+  if (path[0] == '\0' && folder != NULL && folder[0] != '\0') {
     snprintf(path, sizeof path, "%s/aborted", folder);
   }
   return path;

@@ -9,7 +9,8 @@
  *   launch   a kernel fails there before the sum that the others wait for
  *   cascade  the same; the others are late for that sum, and NCCL refuses them
  *   two      the same on the next rank at the same time
- *   slow_abort  NCCL meets an error there, and ncclCommAbort takes the others 2 s
+ *   agreed   its GPU fails, when all have agreed upon an error and free memory
+ *   slowly   NCCL meets an error there, and ncclCommAbort takes the others 2 s
  *   early    NCCL meets an error before anybody waits
  *   left     it leaves without the last sum; so do all others, without waiting for it
  *   stuck    the same, and ncclCommAbort returns nowhere
@@ -36,7 +37,7 @@ static bool is(const char *name) { return strcmp(how, name) == 0; }
 static void go_wrong(void) {
   standin.absent = is("absent");
   standin.start = is("start") ? ncclSystemError : ncclSuccess;
-  if (is("error") || is("mute") || is("early") || is("slow_abort")) {
+  if (is("error") || is("mute") || is("early") || is("slowly")) {
     standin.fail_at = is("early") ? 1 : 2;
     standin.error = ncclRemoteError;
   }
@@ -91,21 +92,33 @@ static av_status use(rig *r, void *array, bool wrong) {
   return wrong && is("slow") ? work_long(r) : AV_OK;
 }
 
-/* The same sums from a graph; nothing goes wrong before it is played. */
-static av_status play(rig *r, void *array, bool wrong) {
-  cudaGraph_t graph = NULL;
-  cudaGraphExec_t ready = NULL;
-  AV_TRY(AV_CUDA(cudaStreamBeginCapture(r->gpu.stream, cudaStreamCaptureModeThreadLocal)));
+static void sum_twice(rig *r, void *array) {
   av_gpu_allreduce(&r->be, AV_SUM, array, N);
   av_gpu_share_begin(&r->be, AV_SUM, array, N);
   av_gpu_share_end(&r->be);
+}
+
+/* The same sums from a graph, as in a pass that is kept; nothing goes wrong before it is played. */
+static av_status play(rig *r, void *array, bool wrong) {
+  cudaGraph_t graph = NULL;
+  cudaGraphExec_t ready = NULL;
+  const int fail_at = standin.fail_at;
+  standin.fail_at = 0;
+  AV_TRY(AV_CUDA(cudaStreamBeginCapture(r->gpu.stream, cudaStreamCaptureModeThreadLocal)));
+  sum_twice(r, array);
   AV_TRY(AV_CUDA(cudaStreamEndCapture(r->gpu.stream, &graph)));
   AV_TRY(AV_CUDA(cudaGraphInstantiate(&ready, graph, 0)));
   AV_TRY(AV_CUDA(cudaGraphDestroy(graph)));
+  AV_TRY(AV_CUDA(cudaGraphLaunch(ready, r->gpu.stream)));
+  AV_TRY(av_gpu_wait(&r->be, "the first pass"));
+  standin.fail_at = fail_at > 0 ? fail_at + standin.operations : 0;
   if (wrong && is("late")) {
     sleep(600);
   }
+  r->gpu.mode = AV_GPU_PLAYS;
   AV_TRY(AV_CUDA(cudaGraphLaunch(ready, r->gpu.stream)));
+  sum_twice(r, array);
+  r->gpu.mode = AV_GPU_QUEUES;
   if (wrong && is("gpu")) {
     cuda_host_broken = cudaErrorIllegalAddress;
   }
@@ -122,11 +135,26 @@ static av_status leave(rig *r, void *array, bool wrong) {
   return AV_OK;
 }
 
+/* What an error leaves that is to be reported once, while a rank does not come. */
+static av_status agree(rig *r, void *array, bool wrong) {
+  if (!wrong) {
+    av_gpu_allreduce(&r->be, AV_SUM, array, N);
+  }
+  const av_status status = wrong ? av_fail(AV_NUMERIC, "what all agree upon") : AV_OK;
+  const av_status agreed = av_agree(r->be.comm, status);
+  cuda_host_broken = wrong ? cudaErrorIllegalAddress : cudaSuccess;
+  av_gpu_settle(&r->be, "arrays, to be freed");
+  return agreed;
+}
+
 static av_status run(rig *r, bool wrong, bool graph) {
   void *array = NULL;
   AV_TRY(AV_CUDA(cudaMalloc(&array, N * sizeof(double))));
   if (is("left") || is("stuck")) {
     return leave(r, array, wrong);
+  }
+  if (is("agreed")) {
+    return agree(r, array, wrong);
   }
   AV_TRY(graph ? play(r, array, wrong) : use(r, array, wrong));
   return AV_CUDA(cudaFree(array));
@@ -143,18 +171,24 @@ int main(int argc, char **argv) {
   const bool wrong = comm.rank == first || (is("two") && comm.rank == (first + 1) % comm.size);
   if (wrong) {
     go_wrong();
-  } else if (is("slow_abort")) {
+  } else if (is("slowly")) {
     standin.slow_abort = 2;
   }
+  const char *patience = getenv("AV_PATIENCE"); /* the time-out, in seconds */
   rig r;
-  av_status status = rig_open(&r, &comm, false, TIMEOUT);
+  av_status status = rig_open(&r, &comm, false, patience == NULL ? TIMEOUT : atof(patience));
   comm.listener = r.be.listener;
   if (status == AV_OK) {
     status = run(&r, wrong, argc > 3);
   }
   status = av_agree(&comm, status);
   if (status != AV_OK) {
-    av_error_print();
+    comm.listener = (av_listener){0};
+    rig_close(&r);
+    if (comm.rank == 0) {
+      av_error_print();
+    }
+    av_comm_free(&comm);
     return (int)status;
   }
   comm.listener = (av_listener){0};
