@@ -78,7 +78,7 @@ static void wait_asking(av_backend *be, cudaStream_t stream, cudaEvent_t event, 
   }
 }
 
-/* The same when an error has been recorded that is to be reported: no other takes its place. */
+/* The same when an error is recorded that is to be reported: no other joins it. */
 static void wind_down(av_backend *be, cudaStream_t stream) {
   const struct av_gpu_ranks *ranks = ranks_of(be);
   const double began = av_clock();

@@ -50,7 +50,7 @@ av_status av_gpu_wait_event(av_backend *be, cudaEvent_t event, const char *phase
 av_status av_gpu_own(const av_backend *be, av_status status);
 /* Before memory is freed, where CUDA would wait for every stream and nobody could ask: waits for
  * the sums by shares as well. What has failed is reported by who asked for it, unless other ranks
- * would wait for this one: that ends the run. */
+ * would wait for this one: that ends the run. No error joins one that is recorded already. */
 void av_gpu_settle(av_backend *be, const char *phase);
 
 #endif

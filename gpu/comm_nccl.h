@@ -46,8 +46,8 @@ typedef struct av_gpu_nccl av_gpu_nccl;
  * that only one rank meets ends the run. Collective. */
 av_status av_gpu_nccl_open(const av_comm *comm, bool same_bits, double timeout, av_gpu_nccl **nccl);
 /* Ends the communicator, within seconds even where operations hang: then it is aborted, and false
- * comes back (collective); its kernels may still be on the GPU, and whatever waits for that
- * (cudaFree, cublasDestroy) would hang with them. NULL is nothing to free. */
+ * comes back; its kernels may still be on the GPU, and whatever waits for that (cudaFree,
+ * cublasDestroy) would hang with them. NULL is nothing to free. Collective. */
 bool av_gpu_nccl_close(av_gpu_nccl *nccl);
 
 /* Queue on `stream`; `phase` is for the error text. */
@@ -70,8 +70,9 @@ av_status av_gpu_nccl_gather(av_gpu_nccl *nccl, int n, const av_gpu_array *array
  * wait for `sums`, the time-out. */
 av_status av_gpu_nccl_check(av_gpu_nccl *nccl, double waited, bool sums, const char *phase);
 
-/* The same after an error that is reported already, `waited` seconds into waiting: false where it
- * is of no use to wait on. The communicator is aborted then, and nobody waits for its kernels. */
+/* Whether it is of use to wait on, `waited` seconds into waiting, when an error is recorded that no
+ * other is to join: not where NCCL has met one, or the time-out has come for `sums`. Then the
+ * communicator is aborted, and nobody waits for its kernels. */
 bool av_gpu_nccl_goes_on(av_gpu_nccl *nccl, double waited, bool sums);
 
 /* Ends this process if another rank has told that it ends the run; else returns at once. For

@@ -91,7 +91,8 @@ static inline const float *const_floats(const void *array) { return (const float
 static inline double *doubles(void *array) { return (double *)array; }
 static inline const double *const_doubles(const void *array) { return (const double *)array; }
 
-/* Ends the run, on every rank, unless `status` is AV_OK: for operations, which return nothing. */
+/* Ends the run, on every rank, unless `status` is AV_OK: for operations, which return nothing
+ * (comm.c). */
 void av_gpu_must(const av_backend *be, av_status status);
 /* Checks a call's cudaError_t, and ends the run. */
 #define AV_GPU_MUST(be, call) av_gpu_must((be), AV_CUDA(call))

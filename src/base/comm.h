@@ -42,8 +42,8 @@ typedef struct av_comm {
   int size;
   int local_rank; /* among the ranks that share this node's memory */
   int local_size;
-  av_traffic *traffic; /* where sums, maxima and backends count; NULL: nobody does */
-  av_listener listener;
+  av_traffic *traffic;  /* where sums, maxima and backends count; NULL: nobody does */
+  av_listener listener; /* zero: none */
 } av_comm;
 
 /* Counts an operation that began at av_clock() `began` and sends `bytes`. One process sends
