@@ -8,7 +8,6 @@
 #include "state.h"
 
 #include <stdlib.h>
-#include <time.h>
 
 /* Arrays that are gathered in one operation, at most. */
 enum { GATHERS_MOST = 8 };
@@ -46,7 +45,7 @@ void av_gpu_must(const av_backend *be, av_status status) {
  * others. */
 static void rest(double waited) {
   if (waited > 1e-3) {
-    (void)nanosleep(&(struct timespec){.tv_nsec = 50000}, NULL);
+    av_rest(5e-5);
   }
 }
 

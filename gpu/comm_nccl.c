@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #if NCCL_VERSION_CODE < NCCL_VERSION(2, 14, 0)
 #error "NCCL 2.14 or later is needed: communicators that do not block"
@@ -83,10 +82,6 @@ static void *abort_thread(void *handle) {
   return NULL;
 }
 
-static void rest(double seconds) {
-  (void)nanosleep(&(struct timespec){.tv_nsec = (long)(seconds * 1e9)}, NULL);
-}
-
 /* Its operations end, and its kernels on the GPU. In a thread, because that waits for NCCL's own
  * threads, and may do so in vain. */
 static void abort_nccl(av_gpu_nccl *nccl) {
@@ -95,10 +90,8 @@ static void abort_nccl(av_gpu_nccl *nccl) {
   if (nccl->nccl != NULL && pthread_create(&thread, NULL, abort_thread, nccl->nccl) == 0) {
     int running = pthread_tryjoin_np(thread, NULL);
     while (running != 0 && av_clock() - began < ABORT_SECONDS) {
-      if (nccl->ending.comm != NULL) {
-        av_gpu_ending_go_on(&nccl->ending);
-      }
-      rest(1e-3);
+      av_gpu_ending_go_on(&nccl->ending);
+      av_rest(1e-3);
       running = pthread_tryjoin_np(thread, NULL);
     }
     if (running != 0) {
@@ -128,7 +121,7 @@ static void hear_first(av_gpu_nccl *nccl) {
   const double began = av_clock();
   while (av_clock() - began < 0.25 + 0.1 * turn) {
     av_gpu_nccl_listen(nccl);
-    rest(1e-3);
+    av_rest(1e-3);
   }
 }
 

@@ -2,8 +2,6 @@
 
 #include "base/clock.h"
 
-#include <time.h>
-
 enum { TAG_ENDS = 1, TAG_LEFT };
 
 av_status av_gpu_ending_open(const av_comm *comm, av_gpu_ending *ending) {
@@ -82,7 +80,7 @@ void av_gpu_ending_left(av_gpu_ending *ending, double seconds) {
     (void)take(ending, TAG_LEFT, &from, &code);
     ending->n_answers += from >= 0 ? 1 : 0;
     if (from < 0 && ending->told_by < 0) {
-      (void)nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
+      av_rest(1e-4);
     }
   } while (av_clock() - began < seconds &&
            !(ending->tells && ending->n_answers == ending->comm->size - 1));

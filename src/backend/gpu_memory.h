@@ -71,8 +71,7 @@ typedef struct av_gpu_scratch {
 int64_t av_gpu_scratch_bytes(const av_gpu_scratch *of);
 
 /* Of results on their way to the host: rho and mu of cells, and of a batch of rows the heads of
- * q(z), or as many bytes of codes in double; on
- * the host as much again, pinned. */
+ * q(z), or as many bytes of codes in double; on the host as much again, pinned. */
 int64_t av_gpu_fetch_bytes(int64_t max_rows, int64_t n_genes, int64_t n_latent);
 
 /* What a rank puts on its GPU. */

@@ -2,8 +2,8 @@
 
 #include "base/log.h"
 #include "base/memory.h"
-#include "io/h5.h"
 #include "base/unfinished.h"
+#include "io/h5.h"
 
 #include <errno.h>
 #include <fcntl.h>

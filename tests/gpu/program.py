@@ -146,7 +146,7 @@ def graphs(folder, settings=()):
 def waits(folder):
     """The host waits for nothing within an epoch but for minibatches that it has queued some steps ago: as often
     with twice as many steps, and where a linear decoder's ways are timed, whose times are there when asked for; nor
-    in an evaluation: as often with one pass as with three, of both decoders."""
+    in an evaluation: as often with one pass as with three, of both decoders; nor where counts are streamed."""
     def counted(size, epochs, rows, settings=()):
         errors = run(folder, [f"train.max_epochs={epochs}", f"train.batch_size={size}", f"runtime.gpu_rows={rows}",
                               "runtime.reproducible=off", *settings], {"AV_EMULATED_REPORT": "1"})[1]

@@ -16,8 +16,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "io/safe_file.h"
 #include "base/unfinished.h"
+#include "io/safe_file.h"
 
 static int files_in(const char *folder) {
   DIR *directory = opendir(folder);

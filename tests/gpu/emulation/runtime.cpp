@@ -90,14 +90,18 @@ cudaError_t answer(cudaError_t error) {
   return error;
 }
 
+const char *rank_text() {
+  const char *rank = getenv("OMPI_COMM_WORLD_RANK");
+  return rank == NULL ? "0" : rank;
+}
+
 /* The launch after which the device is broken, from the environment; negative: never. */
 int64_t last_launch() {
   const char *text = getenv("AV_EMULATED_BREAKS");
-  const char *rank = getenv("OMPI_COMM_WORLD_RANK");
   int breaks = 0;
   long long launch = 0;
   const bool told = text != NULL && sscanf(text, "%d:%lld", &breaks, &launch) == 2;
-  return told && breaks == (rank == NULL ? 0 : atoi(rank)) ? launch : -1;
+  return told && breaks == atoi(rank_text()) ? launch : -1;
 }
 
 cudaError_t health() {
@@ -348,7 +352,7 @@ void report() {
           "new events %lld times; rank %s\n",
           static_cast<long long>(counts.launches), static_cast<long long>(counts.played),
           static_cast<long long>(counts.waits), static_cast<long long>(counts.new_waits),
-          getenv("OMPI_COMM_WORLD_RANK") == NULL ? "0" : getenv("OMPI_COMM_WORLD_RANK"));
+          rank_text());
 }
 
 void at_exit(int status, void *) {

@@ -182,17 +182,11 @@ int main(int argc, char **argv) {
     status = run(&r, wrong, argc > 3);
   }
   status = av_agree(&comm, status);
-  if (status != AV_OK) {
-    comm.listener = (av_listener){0};
-    rig_close(&r);
-    if (comm.rank == 0) {
-      av_error_print();
-    }
-    av_comm_free(&comm);
-    return (int)status;
-  }
   comm.listener = (av_listener){0};
   rig_close(&r);
+  if (comm.rank == 0) {
+    av_error_print();
+  }
   av_comm_free(&comm);
-  return AV_OK;
+  return (int)status;
 }

@@ -44,9 +44,10 @@ judge() {
 }
 
 # once RANKS FAILING HOW STATUS SECONDS WHO TEXT [graph]: TEXT is a pattern of a line of some rank;
-# R stands for the failing one. WHO aborts: all, or others than the failing one, which hangs, with
-# one line of error in all; any, with one line; none; some, with any. $seen: NCCL tells the others of an abort, as ncclRemoteError.
-# Two at a time, as most of them wait for most of their time.
+# R stands for the failing one. WHO aborts: all, or others than the failing one, which hangs; any,
+# who is not looked at: each with one line of error in all; none; some, with any lines. $seen: NCCL
+# tells the others of an abort, as ncclRemoteError. Two at a time, as most of them wait for most of
+# their time.
 once() {
   while [ "$(jobs -rp | wc -l)" -ge 2 ]; do
     wait -n
@@ -55,7 +56,7 @@ once() {
   judge "$folder/$runs" "$@" &
 }
 
-# check HOW STATUS SECONDS WHO TEXT; some_of the same, where ranks hang, and so does the test
+# check HOW STATUS SECONDS WHO TEXT, of all that may fail first; some_of the same, of some
 check() {
   for ranks in 2 3; do
     for failing in 0 $((ranks - 1)); do
