@@ -8,6 +8,7 @@
 #include "gemm.h"
 #include "kernels/add.h"
 #include "kernels/step.h"
+#include "outputs.h"
 #include "place.h"
 #include "state.h"
 #include "trial.h"
@@ -114,7 +115,7 @@ static av_status measure_room(av_backend *be) {
 /* Waits for the device. */
 static void free_device(av_backend *be) {
   av_gpu *gpu = av_gpu_of(be);
-  av_gpu_fetch_free(be, gpu->outputs);
+  av_gpu_fetch_free(be, gpu->outputs.ring);
   av_gpu_fetch_free(be, gpu->reads);
   if (gpu->blas != NULL) {
     (void)cublasDestroy(gpu->blas);
@@ -257,5 +258,6 @@ const av_backend_ops av_backend_cuda = {.name = "cuda",
                                         .zero = gpu_zero,
                                         .add = av_gpu_add,
                                         .pass_begin = av_gpu_pass_begin,
+                                        .output_end = av_gpu_output_end,
                                         .pass_end = av_gpu_pass_end,
                                         AV_TABLE_OPERATIONS(av_gpu_)};

@@ -10,6 +10,7 @@
 #include "gemm.h"
 #include "kernels/decode.h"
 #include "kernels/decode_sums.h"
+#include "outputs.h"
 #include "trial.h"
 
 enum {
@@ -401,10 +402,14 @@ av_status av_gpu_decode_cells(av_backend *be, const av_batch *batch, const av_de
   const size_t bytes = (size_t)batch->n * sizeof *nll;
   void *slot = NULL;
   const void *arrived = NULL;
-  AV_TRY(av_gpu_fetch_room(be, &av_gpu_of(be)->outputs, bytes, &slot));
+  av_gpu_fetch **ring = &av_gpu_of(be)->outputs.ring;
+  if (av_gpu_fetch_pending(*ring) > 0) {
+    return AV_FAIL_BUG("losses of cells while outputs are under way");
+  }
+  AV_TRY(av_gpu_fetch_room(be, ring, bytes, &slot));
   AV_TRY(AV_CUDA(cudaMemcpyAsync(slot, run.call.loss, bytes, cudaMemcpyDeviceToDevice, stream)));
-  AV_TRY(av_gpu_fetch_send(be, av_gpu_of(be)->outputs));
-  AV_TRY(av_gpu_fetch_take(be, av_gpu_of(be)->outputs, "losses of cells", &arrived));
+  AV_TRY(av_gpu_fetch_send(be, *ring));
+  AV_TRY(av_gpu_fetch_take(be, *ring, "losses of cells", &arrived));
   av_gpu_fetch_copy(be, nll, arrived, bytes);
   return AV_OK;
 }
@@ -416,72 +421,56 @@ typedef struct outputs {
   float *rho, *mu;
   int n; /* of the two */
   av_average average;
-  int64_t taken; /* cells that have arrived */
 } outputs;
 
 /* The chunk's, rho, then mu; on their way when they are whole: until then the next call finds them
  * in the slot that was not sent. */
 static av_status send_chunk(decode_run *run, const outputs *to) {
-  av_gpu *gpu = av_gpu_of(run->be);
-  const int64_t numbers = run->call.n * run->call.n_genes;
+  const int64_t first = run->call.first * run->call.n_genes;
+  av_gpu_piece piece = {.numbers = run->call.n * run->call.n_genes};
   void *slot = NULL;
-  AV_TRY(
-      av_gpu_fetch_room(run->be, &gpu->outputs, (size_t)(to->n * numbers) * sizeof(float), &slot));
+  AV_TRY(av_gpu_outputs_room(run->be, (size_t)(to->n * piece.numbers) * sizeof(float), &slot));
   av_gpu_decode_outputs at = {.share = (float)to->average.n, .added = to->average.at > 0};
   at.rho = to->rho != NULL ? slot : NULL;
-  at.mu = to->mu == NULL ? NULL : at.rho == NULL ? slot : at.rho + numbers;
+  at.mu = to->mu == NULL ? NULL : at.rho == NULL ? slot : at.rho + piece.numbers;
   wide_logits(run);
-  AV_TRY(AV_CUDA(av_gpu_decode_values(gpu->stream, &run->call, &at)));
+  AV_TRY(AV_CUDA(av_gpu_decode_values(av_gpu_of(run->be)->stream, &run->call, &at)));
   av_gpu_ran(run->be); /* draws that are averaged wait for nothing else */
-  return to->average.at + 1 < to->average.n ? AV_OK : av_gpu_fetch_send(run->be, gpu->outputs);
+  if (to->average.at + 1 < to->average.n) {
+    return AV_OK;
+  }
+  piece.rho = to->rho == NULL ? NULL : to->rho + first;
+  piece.mu = to->mu == NULL ? NULL : to->mu + first;
+  return av_gpu_outputs_send(run->be, &piece);
 }
 
-/* The oldest chunk under way, of the batch's `rows` cells. */
-static av_status take_chunk(const decode_run *run, int64_t rows, outputs *to) {
-  const int64_t cells = at_most(run->chunk, rows - to->taken);
-  const int64_t at = to->taken * run->call.n_genes;
-  const int64_t numbers = cells * run->call.n_genes;
-  const size_t bytes = (size_t)numbers * sizeof(float);
-  const void *arrived = NULL;
-  AV_TRY(av_gpu_fetch_take(run->be, av_gpu_of(run->be)->outputs, "the decoder's output", &arrived));
-  const float *values = arrived;
-  if (to->rho != NULL) {
-    av_gpu_fetch_copy(run->be, to->rho + at, values, bytes);
-    values += numbers;
+static av_status send_chunks(decode_run *run, const outputs *to, int64_t rows) {
+  scratch space = {0};
+  cut_values(run, to->n);
+  if (to->average.n > 1 && rows > run->chunk) {
+    return AV_FAIL_BUG("an average of outputs of %lld cells", (long long)rows);
   }
-  if (to->mu != NULL) {
-    av_gpu_fetch_copy(run->be, to->mu + at, values, bytes);
+  take_logits(&space, run);
+  space = (scratch){.at = av_gpu_work(run->be, space.size)};
+  take_logits(&space, run);
+  while (next_chunk(run, rows)) {
+    AV_TRY(send_chunk(run, to));
   }
-  to->taken += cells;
   return AV_OK;
 }
 
 av_status av_gpu_decode_output(av_backend *be, const av_batch *batch, const av_decode *decode,
                                const av_real *x, const av_real *l, av_average average, float *rho,
                                float *mu) {
-  outputs to = {
+  const outputs to = {
       .rho = rho, .mu = mu, .n = (rho != NULL ? 1 : 0) + (mu != NULL ? 1 : 0), .average = average};
-  decode_run run;
-  if (to.n == 0) {
-    return AV_OK;
+  if (to.n > 0) {
+    decode_run run;
+    begin_values(&run, be, batch, decode, x, l);
+    AV_TRY(send_chunks(&run, &to, batch->n));
   }
-  begin_values(&run, be, batch, decode, x, l);
-  cut_values(&run, to.n);
-  if (average.n > 1 && batch->n > run.chunk) {
-    return AV_FAIL_BUG("an average of outputs of %lld cells", (long long)batch->n);
-  }
-  scratch space = {0};
-  take_logits(&space, &run);
-  space = (scratch){.at = av_gpu_work(be, space.size)};
-  take_logits(&space, &run);
-  while (next_chunk(&run, batch->n)) {
-    if (av_gpu_fetch_pending(av_gpu_of(be)->outputs) == AV_GPU_FETCH_SLOTS) {
-      AV_TRY(take_chunk(&run, batch->n, &to));
-    }
-    AV_TRY(send_chunk(&run, &to));
-  }
-  while (average.at + 1 == average.n && to.taken < batch->n) {
-    AV_TRY(take_chunk(&run, batch->n, &to));
+  if (average.at + 1 == average.n) {
+    av_gpu_outputs_sent(be);
   }
   return AV_OK;
 }

@@ -2,14 +2,16 @@
  *
  * av_real and av_grad arrays are floats on the device, av_sum arrays doubles on the device. All
  * work goes to one stream in the order of the calls; an operation returns when its work is queued,
- * and only read, read_end, decode_cells, decode_output (of an average the last call) and sums over
- * ranks through MPI wait for it (and who is far ahead of the device: ahead.c).
+ * and only read, read_end, decode_cells, output_end, sums over ranks through MPI, and decode_output
+ * where the pieces before its own fill their ring wait for it (and who is far ahead of the device:
+ * ahead.c).
  *
  * Passes that come again (pass.h) are played from a CUDA graph. Operations are called then as ever,
  * and queue nothing: all that they queue goes through AV_GPU_RUN. */
 #ifndef AV_GPU_STATE_H
 #define AV_GPU_STATE_H
 
+#include "backend/gpu_memory.h"
 #include "backend/operations.h"
 #include "check.h"
 #include "kernels/view.h"
@@ -31,6 +33,18 @@ typedef struct av_gpu_ahead {
 } av_gpu_ahead;
 
 typedef struct av_gpu_fetch av_gpu_fetch; /* fetch.h */
+
+/* Decoded matrices on their way to the host (outputs.h). */
+typedef struct av_gpu_piece {
+  float *rho, *mu; /* where it goes; NULL: not asked for */
+  int64_t numbers; /* of each */
+  int64_t of;      /* which output it is of: 0, 1, ... */
+} av_gpu_piece;
+typedef struct av_gpu_outputs {
+  av_gpu_fetch *ring;                     /* decode_cells has it, too; NULL: none yet */
+  av_gpu_piece piece[AV_GPU_FETCH_SLOTS]; /* under way, the oldest first */
+  int64_t sent, ended;                    /* outputs */
+} av_gpu_outputs;
 
 typedef struct av_gpu {
   int device;
@@ -56,8 +70,8 @@ typedef struct av_gpu {
   struct av_gpu_trial *trial; /* whose step is under way (trial.h); NULL: none is */
   bool in_pass;               /* one whose work is not queued yet: selecting is for after it */
   av_gpu_ahead ahead;
-  av_gpu_fetch *outputs; /* of decode_output and decode_cells; NULL: none yet */
-  av_gpu_fetch *reads;   /* of read_begin, likewise */
+  av_gpu_outputs outputs;
+  av_gpu_fetch *reads; /* of read_begin; NULL: none yet */
 } av_gpu;
 
 typedef struct av_gpu_source av_gpu_source; /* stage.h */

@@ -91,6 +91,11 @@ void av_backend_no_pass_begin(av_backend *be, const av_batch *batch, av_pass_kin
 
 void av_backend_no_pass_end(av_backend *be) { (void)be; }
 
+av_status av_backend_no_output_end(av_backend *be) {
+  (void)be;
+  return AV_OK;
+}
+
 av_status av_backend_read_begin(av_backend *be, av_kind kind, const void *array, int64_t n) {
   const int at = be->reads[0] == NULL ? 0 : 1;
   if (be->reads[at] != NULL) {

@@ -311,12 +311,15 @@ typedef struct av_backend_ops {
   av_status (*decode_cells)(av_backend *be, const av_batch *batch, const av_decode *decode,
                             const av_real *x, const av_real *l, double *nll);
   /* rho (B, G) and mu = exp(l) rho, host memory; either may be NULL. Labels and px_r are not
-   * needed. Of an average, of at most av_backend_average_rows rows, the calls come in their order,
-   * for the same rows, and with the same of rho and mu NULL; both are whole after the last one, and
-   * nobody asks for other outputs, or decode_cells, in between. */
+   * needed. Both are whole, and lent until then, when output_end has returned for them: any
+   * operation but decode_cells may come in between, such as the next decode_output. Of an average,
+   * of at most av_backend_average_rows rows, the calls come in their order, for the same rows, with
+   * the same of rho and mu NULL, no other output between them, and one output_end for all. */
   av_status (*decode_output)(av_backend *be, const av_batch *batch, const av_decode *decode,
                              const av_real *x, const av_real *l, av_average average, float *rho,
                              float *mu);
+  /* Ends the oldest output that has not been ended; each is to be. */
+  av_status (*output_end)(av_backend *be);
   /* For each gene the sum over the batch's cells of scale * rho, by av_wide_add of base/exact.h: it
    * is free of order, and nothing of (B, G) has to reach the host. `sums` are the 2 G words of G
    * av_wide, which other operations copy as they are. */
@@ -415,6 +418,8 @@ static inline void *av_backend_at(const av_backend *be, av_kind kind, const void
 void av_backend_no_pass_begin(av_backend *be, const av_batch *batch, av_pass_kind kind,
                               const av_pass_values *values);
 void av_backend_no_pass_end(av_backend *be);
+/* output_end of such backends: outputs are whole at once. */
+av_status av_backend_no_output_end(av_backend *be);
 /* read_begin and read_end of such backends: read at once, and given later. */
 av_status av_backend_read_begin(av_backend *be, av_kind kind, const void *array, int64_t n);
 av_status av_backend_read_end(av_backend *be, av_kind kind, int64_t n, double *values);

@@ -35,19 +35,26 @@ av_status av_writer_preflight(const av_comm *comm, const av_config *config, int6
 av_status av_writer_create(av_writer **writer, const av_comm *comm, const av_config *config,
                            const av_dataset *dataset);
 
-/* Fills rows [first_row, first_row + n_rows) of this rank's slab (local numbering) of an N x
- * n_columns float matrix into out (n_rows, n_columns). Called in increasing row order; may itself
- * be expensive (decode on the backend); not collective. */
-typedef av_status (*av_fill_rows)(void *context, int64_t first_row, int64_t n_rows, float *out);
+/* Where rows of an N x n_columns matrix come from. `begin` begins rows [first_row, first_row +
+ * n_rows) of this rank's slab (local numbering), which are whole in out (n_rows, n_columns) when
+ * `end` has returned for them. Rows come in increasing order; up to two calls are under way, and
+ * ended in their order, so that what makes rows has work while others are written. Either may be
+ * expensive (decode on the backend), and fail: nothing is ended then, and out is not written to any
+ * more. Not collective. */
+typedef struct av_row_source {
+  void *context;
+  av_status (*begin)(void *context, int64_t first_row, int64_t n_rows, void *out);
+  av_status (*end)(void *context); /* NULL: rows are whole when begin has returned */
+} av_row_source;
 
 /* Writes a cells x n_columns float32 matrix, e.g. "obsm/X_scvi", gathered in bounded blocks.
  * Collective. */
 av_status av_writer_cell_matrix(av_writer *writer, const char *link, int64_t n_columns,
-                                av_fill_rows fill, void *context);
+                                const av_row_source *source);
 /* Two matrices filled by one call (out (n_rows, n_columns) of the first, then of the second, back
  * to back), so that work shared between them is done once. Either link may be NULL. Collective. */
 av_status av_writer_cell_matrix_pair(av_writer *writer, const char *link_a, const char *link_b,
-                                     int64_t n_columns, av_fill_rows fill, void *context);
+                                     int64_t n_columns, const av_row_source *source);
 
 /* Bytes of blocks that these take at most for `n_columns`, on rank 0 or on any other. */
 int64_t av_writer_buffers(bool first_rank, int64_t n_columns);

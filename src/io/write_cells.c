@@ -1,8 +1,9 @@
 /* Matrices with a row per cell, gathered from all ranks in rounds of bounded size.
  *
  * The rows are cut into blocks by a grid over all cells. In every round each rank fills the part of
- * its next block that lies in its slab; all agree that this went well, and that rank 0 could write
- * the round before; then the parts go to rank 0. So nobody waits for a rank that failed.
+ * its next block that lies in its slab, having begun that of the round after; all agree that this
+ * went well, and that rank 0 could write the round before; then the parts go to rank 0. So nobody
+ * waits for a rank that failed, and a GPU works on while a round is gathered.
  *
  * Rank 0 writes uncompressed matrices by a thread of its own (io/block_thread.h), straight to where
  * HDF5 has placed them, while the next round is filled: until that thread has finished nothing else
@@ -19,13 +20,17 @@
 #include <string.h>
 #include <zlib.h>
 
-/* Fills rows of this rank's slab (local numbering) of every matrix, one matrix after the other. */
-typedef av_status (*fill_function)(void *context, int64_t first_row, int64_t n_rows, void *out);
-
 enum {
   MOST_MATRICES = AV_BLOCK_PARTS,
-  THREAD_BLOCKS = 3 /* one is filled, one is written, and one waits or arrives */
+  FILLED = 2,                /* blocks: of this round and of the next */
+  THREAD_BLOCKS = FILLED + 2 /* one is written, and one waits or arrives */
 };
+
+/* This rank's part of a round. */
+typedef struct round_part {
+  int64_t first, n;     /* rows, global numbers */
+  unsigned char *block; /* block_rows rows of each matrix */
+} round_part;
 
 typedef struct cell_stream {
   av_writer *writer;
@@ -39,11 +44,9 @@ typedef struct cell_stream {
   hid_t stored, memory;
   int64_t row_bytes, block_rows, chunk_rows;
   int level;
-  fill_function fill;
-  void *context;
-  unsigned char *block;    /* block_rows rows of each matrix, to be filled */
-  unsigned char *received; /* rank 0, no thread: the same of another rank */
-  unsigned char *room;     /* where these two are, without a thread */
+  av_row_source source;
+  unsigned char *room;     /* without a thread: FILLED blocks, ... */
+  unsigned char *received; /* ... and on rank 0 one of another rank */
   av_block_thread *thread; /* rank 0, uncompressed: has the blocks; else NULL */
 } cell_stream;
 
@@ -139,13 +142,13 @@ static av_status receive(cell_stream *s, int rank, int64_t n, unsigned char *blo
 
 /* Rank 0 writes its own part and those that arrive. After a failure it receives on, so that no
  * sender waits. */
-static av_status collect_round(cell_stream *s, int64_t round) {
+static av_status collect_round(cell_stream *s, int64_t round, const round_part *own) {
   const av_comm *comm = s->writer->comm;
   av_status status = AV_OK;
   for (int rank = 0; rank < comm->size; ++rank) {
     int64_t first = 0;
     const int64_t n = part_of(s, rank, round, &first) - first;
-    unsigned char *block = s->block;
+    unsigned char *block = own->block;
     if (rank > 0 && n > 0) {
       block = s->thread != NULL ? av_block_thread_room(s->thread) : s->received;
       const av_status arrived = receive(s, rank, n, block);
@@ -156,38 +159,49 @@ static av_status collect_round(cell_stream *s, int64_t round) {
       status = status == AV_OK ? written : status;
     }
   }
-  if (s->thread != NULL) {
-    s->block = NULL;
-    if (status == AV_OK && av_block_thread_failed(s->thread)) {
-      av_block_thread_finish(&s->thread);
-      status = av_safe_file_failed(&s->writer->file, AV_OK);
-    }
+  if (s->thread != NULL && status == AV_OK && av_block_thread_failed(s->thread)) {
+    av_block_thread_finish(&s->thread);
+    status = av_safe_file_failed(&s->writer->file, AV_OK);
   }
   return status;
 }
 
-static av_status send_round(const cell_stream *s, int64_t n) {
+static av_status send_round(const cell_stream *s, const round_part *own) {
   const av_comm *comm = s->writer->comm;
-  for (int m = 0; m < s->n_matrices && n > 0; ++m) {
-    const int64_t bytes = n * s->row_bytes;
+  const int64_t bytes = own->n * s->row_bytes;
+  for (int m = 0; m < s->n_matrices && own->n > 0; ++m) {
     if (s->link[m] != NULL) {
       MPI_Request request = MPI_REQUEST_NULL;
-      AV_TRY(AV_MPI(MPI_Isend(s->block + (size_t)m * (size_t)bytes, (int)bytes, MPI_BYTE, 0, m,
-                              comm->mpi, &request)));
+      AV_TRY(AV_MPI(
+          MPI_Isend(own->block + m * bytes, (int)bytes, MPI_BYTE, 0, m, comm->mpi, &request)));
       AV_TRY(av_wait(comm, &request));
     }
   }
   return AV_OK;
 }
 
-static av_status fill_round(cell_stream *s, int64_t first, int64_t n) {
-  if (n <= 0) {
+/* This rank's part of a round, if it has one; rank 0 has a block in any case. */
+static av_status begin_round(cell_stream *s, int64_t round, round_part *part) {
+  const int64_t end = part_of(s, s->writer->comm->rank, round, &part->first);
+  const int64_t block_bytes = s->n_matrices * s->block_rows * s->row_bytes;
+  part->n = end - part->first;
+  part->block =
+      s->thread != NULL ? av_block_thread_room(s->thread) : s->room + round % FILLED * block_bytes;
+  return part->n > 0 ? s->source.begin(s->source.context, part->first - s->writer->dataset->first,
+                                       part->n, part->block)
+                     : AV_OK;
+}
+
+static av_status end_round(cell_stream *s, const round_part *part) {
+  if (part->n <= 0) {
     return AV_OK;
   }
-  AV_TRY(s->fill(s->context, first - s->writer->dataset->first, n, s->block));
-  const int64_t bytes = n * s->row_bytes;
+  if (s->source.end != NULL) {
+    AV_TRY(s->source.end(s->source.context));
+  }
+  const int64_t bytes = part->n * s->row_bytes;
   for (int m = 0; m < s->n_matrices && s->thread == NULL; ++m) {
-    s->checksum[m] = av_checksum(s->checksum[m], s->block + (size_t)m * (size_t)bytes, bytes);
+    s->checksum[m] = av_checksum(s->checksum[m], part->block + m * bytes, bytes);
   }
   return AV_OK;
 }
@@ -195,21 +209,21 @@ static av_status fill_round(cell_stream *s, int64_t first, int64_t n) {
 static av_status run_rounds(cell_stream *s) {
   const av_comm *comm = s->writer->comm;
   const int64_t n_rounds = count_rounds(s);
-  av_status last = AV_OK; /* of the exchange before */
+  round_part own[FILLED];
+  av_status status = n_rounds > 0 ? begin_round(s, 0, &own[0]) : AV_OK;
   for (int64_t round = 0; round < n_rounds; ++round) {
-    int64_t first = 0;
-    const int64_t n = part_of(s, comm->rank, round, &first) - first;
-    if (s->thread != NULL) {
-      s->block = av_block_thread_room(s->thread);
+    const round_part *part = &own[round % FILLED];
+    if (status == AV_OK && round + 1 < n_rounds) {
+      status = begin_round(s, round + 1, &own[(round + 1) % FILLED]);
     }
-    AV_TRY(av_agree(comm, last != AV_OK ? last : fill_round(s, first, n)));
-    last = comm->rank == 0 ? collect_round(s, round) : send_round(s, n);
+    AV_TRY(av_agree(comm, status != AV_OK ? status : end_round(s, part)));
+    status = comm->rank == 0 ? collect_round(s, round, part) : send_round(s, part);
   }
   if (s->thread != NULL) {
     av_block_thread_finish(&s->thread);
-    last = av_safe_file_failed(&s->writer->file, last);
+    status = av_safe_file_failed(&s->writer->file, status);
   }
-  return av_agree(comm, last);
+  return av_agree(comm, status);
 }
 
 /* The thread's: the first failure the file's av_write_failure remembers. */
@@ -246,10 +260,10 @@ static av_status open_stream(cell_stream *s) {
   const bool threaded = comm->rank == 0 && s->level == 0 && s->writer->dataset->n_cells > 0;
   const bool receives = comm->rank == 0 && comm->size > 1;
   if (!threaded) {
-    s->room = av_malloc((size_t)room * (receives ? 2 : 1), (size_t)s->n_matrices);
+    const int64_t bytes = s->n_matrices * room;
+    s->room = av_malloc((size_t)bytes, (size_t)(FILLED + (receives ? 1 : 0)));
     AV_TRY_ALLOC(s->room);
-    s->block = s->room;
-    s->received = s->room + (receives ? s->n_matrices * room : 0);
+    s->received = s->room + FILLED * bytes;
   }
   if (comm->rank != 0) {
     return AV_OK;
@@ -340,24 +354,12 @@ static av_status run_stream(cell_stream *s) {
 
 int64_t av_writer_buffers(bool first_rank, int64_t n_columns) {
   const int64_t row_bytes = n_columns * (int64_t)sizeof(float);
-  const int blocks = first_rank ? THREAD_BLOCKS : 1;
+  const int blocks = first_rank ? THREAD_BLOCKS : FILLED;
   return blocks * MOST_MATRICES * av_block_rows(row_bytes, 1) * row_bytes;
 }
 
-typedef struct float_fill {
-  av_fill_rows fill;
-  void *context;
-} float_fill;
-
-static av_status fill_floats(void *context, int64_t first_row, int64_t n_rows, void *out) {
-  const float_fill *caller = context;
-  return caller->fill(caller->context, first_row, n_rows, out);
-}
-
 static av_status write_floats(av_writer *writer, int n_matrices, const char *link_a,
-                              const char *link_b, int64_t n_columns, av_fill_rows fill,
-                              void *context) {
-  float_fill caller = {fill, context};
+                              const char *link_b, int64_t n_columns, const av_row_source *source) {
   cell_stream stream = {.writer = writer,
                         .n_matrices = n_matrices,
                         .link = {link_a, link_b},
@@ -367,24 +369,23 @@ static av_status write_floats(av_writer *writer, int n_matrices, const char *lin
                         .memory = H5T_NATIVE_FLOAT,
                         .row_bytes = n_columns * (int64_t)sizeof(float),
                         .level = (int)writer->config->output.compression,
-                        .fill = fill_floats,
-                        .context = &caller};
+                        .source = *source};
   return run_stream(&stream);
 }
 
 av_status av_writer_cell_matrix(av_writer *writer, const char *link, int64_t n_columns,
-                                av_fill_rows fill, void *context) {
-  return write_floats(writer, 1, link, NULL, n_columns, fill, context);
+                                const av_row_source *source) {
+  return write_floats(writer, 1, link, NULL, n_columns, source);
 }
 
 av_status av_writer_cell_matrix_pair(av_writer *writer, const char *link_a, const char *link_b,
-                                     int64_t n_columns, av_fill_rows fill, void *context) {
+                                     int64_t n_columns, const av_row_source *source) {
   return link_a == NULL && link_b == NULL
              ? AV_OK
-             : write_floats(writer, 2, link_a, link_b, n_columns, fill, context);
+             : write_floats(writer, 2, link_a, link_b, n_columns, source);
 }
 
-static av_status fill_bytes(void *context, int64_t first_row, int64_t n_rows, void *out) {
+static av_status copy_bytes(void *context, int64_t first_row, int64_t n_rows, void *out) {
   memcpy(out, (const int8_t *)context + first_row, (size_t)n_rows);
   return AV_OK;
 }
@@ -399,7 +400,6 @@ av_status av_writer_cell_bytes(av_writer *writer, const char *link, const int8_t
                         .memory = H5T_NATIVE_INT8,
                         .row_bytes = 1,
                         .level = (int)writer->config->output.compression,
-                        .fill = fill_bytes,
-                        .context = (void *)(uintptr_t)values};
+                        .source = {.context = (void *)(uintptr_t)values, .begin = copy_bytes}};
   return run_stream(&stream);
 }

@@ -401,14 +401,16 @@ static const av_real *decode_layers(av_vae *vae, const av_batch *batch, av_pass_
   return av_decoder_layers(vae, &p);
 }
 
-av_status av_vae_decode(av_vae *vae, const av_batch *batch, const av_draw *draw, av_average average,
-                        float *rho, float *mu) {
+av_status av_vae_decode_begin(av_vae *vae, const av_batch *batch, const av_draw *draw,
+                              av_average average, float *rho, float *mu) {
   av_backend *be = vae->be;
   const av_decode decode = av_decode_of(vae, false);
   const av_real *x = decode_layers(vae, batch, draw == NULL ? AV_PASS_MEANS : AV_PASS_DRAWS, draw);
   be->ops->pass_end(be);
   return be->ops->decode_output(be, batch, &decode, x, vae->l, average, rho, mu);
 }
+
+av_status av_vae_decode_end(av_vae *vae) { return vae->be->ops->output_end(vae->be); }
 
 av_status av_vae_sum_rho(av_vae *vae, const av_batch *batch, double scale, av_sum *sums) {
   av_backend *be = vae->be;

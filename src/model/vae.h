@@ -77,10 +77,13 @@ av_status av_vae_codes_begin(av_vae *vae, const av_batch *batch, int64_t n_rows,
                              int64_t n_samples);
 av_status av_vae_codes_end(av_vae *vae, int64_t n_rows, double *codes);
 /* Of the batch last encoded: one draw of z and l, or their means (draw = NULL), decoded to host
- * rho and mu (n_rows, G); either may be NULL. `average` as in the backend's decode_output, {0, 1}
- * for this one alone. Draws of one batch differ in their epoch alone. */
-av_status av_vae_decode(av_vae *vae, const av_batch *batch, const av_draw *draw, av_average average,
-                        float *rho, float *mu);
+ * rho and mu (n_rows, G), which are whole after their av_vae_decode_end and lent until then; either
+ * may be NULL. `average` as in the backend's decode_output, {0, 1} for this one alone. Draws of one
+ * batch differ in their epoch alone. */
+av_status av_vae_decode_begin(av_vae *vae, const av_batch *batch, const av_draw *draw,
+                              av_average average, float *rho, float *mu);
+/* Of the oldest that was begun; one for all draws of an average. */
+av_status av_vae_decode_end(av_vae *vae);
 
 /* Of the batch last encoded: for each gene the sum over its cells of scale * rho, from the means of
  * z and l, added to `sums` as the backend's decode_sums does. For one batch always the same

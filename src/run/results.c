@@ -278,43 +278,57 @@ static av_status write_facts(av_writer *writer, const av_results *results) {
   return write_history(writer, results);
 }
 
-/* The fillers of the posterior, timed: what is left of a part's time is transport and disk. */
-static av_status timed(const av_results *results, const char *name, av_fill_rows fill,
-                       int64_t first_row, int64_t n_rows, float *out) {
+/* The posterior's rows, timed: what is left of a part's time is transport and disk. */
+static const char *const ENCODE = "encode";
+static const char *const DECODE = "encode and decode";
+
+static av_status begin_timed(const av_results *results, const char *name,
+                             av_status (*begin)(void *, int64_t, int64_t, void *),
+                             int64_t first_row, int64_t n_rows, void *out) {
   av_phase_start(results->fitting->phases, name);
-  const av_status status = fill(&results->fitting->posterior, first_row, n_rows, out);
+  const av_status status = begin(&results->fitting->posterior, first_row, n_rows, out);
   av_phase_stop(results->fitting->phases, name);
   return status;
 }
-static av_status fill_latent(void *context, int64_t first_row, int64_t n_rows, float *out) {
-  return timed(context, "encode", av_posterior_latent, first_row, n_rows, out);
-}
-static av_status fill_both(void *context, int64_t first_row, int64_t n_rows, float *out) {
-  return timed(context, "encode and decode", av_posterior_decoded, first_row, n_rows, out);
-}
-static av_status fill_rho(void *context, int64_t first_row, int64_t n_rows, float *out) {
-  return timed(context, "encode and decode", av_posterior_rho, first_row, n_rows, out);
-}
-static av_status fill_mu(void *context, int64_t first_row, int64_t n_rows, float *out) {
-  return timed(context, "encode and decode", av_posterior_mu, first_row, n_rows, out);
+static av_status end_timed(const av_results *results, const char *name) {
+  av_phase_start(results->fitting->phases, name);
+  const av_status status = av_posterior_end(&results->fitting->posterior);
+  av_phase_stop(results->fitting->phases, name);
+  return status;
 }
 
+static av_status begin_latent(void *context, int64_t first_row, int64_t n_rows, void *out) {
+  return begin_timed(context, ENCODE, av_posterior_latent, first_row, n_rows, out);
+}
+static av_status end_latent(void *context) { return end_timed(context, ENCODE); }
+static av_status begin_both(void *context, int64_t first_row, int64_t n_rows, void *out) {
+  return begin_timed(context, DECODE, av_posterior_decoded, first_row, n_rows, out);
+}
+static av_status begin_rho(void *context, int64_t first_row, int64_t n_rows, void *out) {
+  return begin_timed(context, DECODE, av_posterior_rho, first_row, n_rows, out);
+}
+static av_status begin_mu(void *context, int64_t first_row, int64_t n_rows, void *out) {
+  return begin_timed(context, DECODE, av_posterior_mu, first_row, n_rows, out);
+}
+static av_status end_decoded(void *context) { return end_timed(context, DECODE); }
+
 static av_status write_latent(av_writer *writer, const av_results *results) {
-  return av_writer_cell_matrix(writer, AV_H5AD_LATENT, results->config->model.n_latent, fill_latent,
-                               (void *)(uintptr_t)results);
+  const av_row_source source = {(void *)(uintptr_t)results, begin_latent, end_latent};
+  return av_writer_cell_matrix(writer, AV_H5AD_LATENT, results->config->model.n_latent, &source);
 }
 
 static av_status write_decoded(av_writer *writer, const av_results *results) {
   const av_config *config = results->config;
   const int64_t genes = results->dataset->n_genes;
-  void *context = (void *)(uintptr_t)results;
+  av_row_source source = {.context = (void *)(uintptr_t)results, .end = end_decoded};
   if (config->output.denoised && config->output.sample_rate) {
+    source.begin = begin_both;
     return av_writer_cell_matrix_pair(writer, AV_H5AD_DENOISED, AV_H5AD_SAMPLE_RATE, genes,
-                                      fill_both, context);
+                                      &source);
   }
-  return config->output.denoised
-             ? av_writer_cell_matrix(writer, AV_H5AD_DENOISED, genes, fill_rho, context)
-             : av_writer_cell_matrix(writer, AV_H5AD_SAMPLE_RATE, genes, fill_mu, context);
+  source.begin = config->output.denoised ? begin_rho : begin_mu;
+  return av_writer_cell_matrix(
+      writer, config->output.denoised ? AV_H5AD_DENOISED : AV_H5AD_SAMPLE_RATE, genes, &source);
 }
 
 /* Times a part of the writing, if it is wanted and nothing is wrong so far. */

@@ -173,6 +173,23 @@ static void check_gradients(av_twin *twin, const av_test_kind *kind, arrays *a, 
 
 static const av_average alone = {.n = 1};
 
+/* An output of one side's batch, begun; and ended. */
+static av_status begin_output(const av_twin *twin, int t, const av_decode *decode, const arrays *a,
+                              av_average average, float *rho, float *mu) {
+  av_backend *be = (av_backend *)(uintptr_t)&twin->be[t];
+  return be->ops->decode_output(be, twin->batch[t], decode, a->x.at[t], a->l.at[t], average, rho,
+                                mu);
+}
+static void end_output(const av_twin *twin, int t) {
+  av_backend *be = (av_backend *)(uintptr_t)&twin->be[t];
+  assert_int_equal(be->ops->output_end(be), AV_OK);
+}
+static void make_output(const av_twin *twin, int t, const av_decode *decode, const arrays *a,
+                        float *rho, float *mu) {
+  assert_int_equal(begin_output(twin, t, decode, a, alone, rho, mu), AV_OK);
+  end_output(twin, t);
+}
+
 /* Results of products of other sizes may be rounded otherwise. */
 static bool has_products(const av_decode *decode) { return decode->n_in >= 20; }
 
@@ -211,7 +228,7 @@ static void check_sums(av_twin *twin, const av_decode *decode, const arrays *a, 
  * of thirds. */
 static void check_average(av_twin *twin, const av_decode *decode, const arrays *a,
                           const float *outputs) {
-  av_backend *be = &twin->be[TESTED];
+  const av_backend *be = &twin->be[TESTED];
   const int64_t n = twin->n * decode->n_genes;
   if (twin->n > av_backend_average_rows(be, decode->n_genes)) {
     return;
@@ -219,10 +236,9 @@ static void check_average(av_twin *twin, const av_decode *decode, const arrays *
   float *made = av_calloc((size_t)n, 2 * sizeof *made);
   assert_non_null(made);
   for (av_average average = {.n = 3}; average.at < average.n; ++average.at) {
-    assert_int_equal(be->ops->decode_output(be, twin->batch[TESTED], decode, a->x.at[TESTED],
-                                            a->l.at[TESTED], average, made, made + n),
-                     AV_OK);
+    assert_int_equal(begin_output(twin, TESTED, decode, a, average, made, made + n), AV_OK);
   }
+  end_output(twin, TESTED);
   for (int64_t i = 0; i < 2 * n; ++i) {
     const float third = outputs[i] / 3.0F;
     assert_true(made[i] == third + third + third);
@@ -248,12 +264,8 @@ static void check_values(av_twin *twin, const av_test_kind *kind, arrays *a) {
     assert_int_equal(be->ops->decode_cells(be, twin->batch[t], &decode[t], a->x.at[t], a->l.at[t],
                                            nll + (size_t)t * cells),
                      AV_OK);
-    assert_int_equal(be->ops->decode_output(be, twin->batch[t], &decode[t], a->x.at[t], a->l.at[t],
-                                            alone, rho, rho + cells * genes),
-                     AV_OK);
-    assert_int_equal(be->ops->decode_output(be, twin->batch[t], &decode[t], a->x.at[t], a->l.at[t],
-                                            alone, NULL, NULL),
-                     AV_OK);
+    make_output(twin, t, &decode[t], a, rho, rho + cells * genes);
+    make_output(twin, t, &decode[t], a, NULL, NULL);
   }
   same_numbers("nll", twin->n, nll + cells, nll, TOLERANCE, 0.0);
   check_sums(twin, &decode[TESTED], a, out + 2 * TESTED * cells * genes);
@@ -458,6 +470,7 @@ static void output_without_labels(void **state) {
     assert_int_equal(be->ops->decode_output(be, batch, &decode, a.x.at[TESTED], a.l.at[TESTED],
                                             alone, NULL, mu[step]),
                      AV_OK);
+    assert_int_equal(be->ops->output_end(be), AV_OK);
     assert_memory_equal(mu[step], mu[0], (size_t)(twin.n * shape.genes) * sizeof *mu[step]);
     be->ops->batch_free(be, batch);
   }
@@ -470,18 +483,23 @@ static void output_without_labels(void **state) {
 }
 
 /* Of one of rho and mu the same as of both: to the bit, but for what a product of other sizes
- * rounds otherwise. */
+ * rounds otherwise. The second is begun before the first is ended; one of nothing is between them.
+ */
 static void check_alone(const av_twin *twin, const av_decode *decode, const arrays *a,
                         const float *both) {
-  av_backend *be = (av_backend *)(uintptr_t)&twin->be[TESTED];
   const int64_t n = twin->n * decode->n_genes;
   float *one = av_calloc((size_t)n, 2 * sizeof *one);
   assert_non_null(one);
-  require(be->ops->decode_output(be, twin->batch[TESTED], decode, a->x.at[TESTED], a->l.at[TESTED],
-                                 alone, one, NULL));
-  require(be->ops->decode_output(be, twin->batch[TESTED], decode, a->x.at[TESTED], a->l.at[TESTED],
-                                 alone, NULL, one + n));
+  require(begin_output(twin, TESTED, decode, a, alone, one, NULL));
+  require(begin_output(twin, TESTED, decode, a, alone, NULL, NULL));
+  require(begin_output(twin, TESTED, decode, a, alone, NULL, one + n));
   for (int64_t i = 0; i < 2 * n; ++i) {
+    if (i == 0 || i == n) { /* each is whole after its own end */
+      end_output(twin, TESTED);
+    }
+    if (i == n) {
+      end_output(twin, TESTED);
+    }
     const double size = has_products(decode) ? TOLERANCE * (double)both[i] : 0.0;
     assert_true(fabs((double)one[i] - (double)both[i]) <= size);
   }
@@ -491,17 +509,15 @@ static void check_alone(const av_twin *twin, const av_decode *decode, const arra
 /* More cells than can be averaged, where that is bounded. */
 static void check_too_many(const av_twin *twin, const av_decode *decode, const arrays *a,
                            float *made) {
-  av_backend *be = (av_backend *)(uintptr_t)&twin->be[TESTED];
-  if (twin->n > av_backend_average_rows(be, decode->n_genes)) {
-    assert_int_equal(be->ops->decode_output(be, twin->batch[TESTED], decode, a->x.at[TESTED],
-                                            a->l.at[TESTED], (av_average){.n = 2}, made, NULL),
+  if (twin->n > av_backend_average_rows(&twin->be[TESTED], decode->n_genes)) {
+    assert_int_equal(begin_output(twin, TESTED, decode, a, (av_average){.n = 2}, made, NULL),
                      AV_BUG);
     av_error_clear();
   }
 }
 
 /* More cells than are on their way to the host at a time, and other pieces of rho and mu than of
- * one of them. */
+ * one of them; outputs beside one another. */
 static void output_in_pieces(void **state) {
   (void)state;
   static const av_test_kind kinds_of_pieces[] = {{AV_LIKELIHOOD_NB, GENE, 3, false, false, false},
@@ -520,10 +536,8 @@ static void output_in_pieces(void **state) {
     arrays a = arrays_make(&twin, &kinds_of_pieces[k], &from);
     for (int t = 0; t < TWINS; ++t) {
       const av_decode decode = decode_of(&twin, &kinds_of_pieces[k], &a, t, false);
-      av_backend *be = &twin.be[t];
       float *const rho = out + (size_t)(2 * t) * n;
-      require(be->ops->decode_output(be, twin.batch[t], &decode, a.x.at[t], a.l.at[t], alone, rho,
-                                     rho + n));
+      make_output(&twin, t, &decode, &a, rho, rho + n);
       if (t == TESTED) {
         check_alone(&twin, &decode, &a, rho);
         check_too_many(&twin, &decode, &a, rho);

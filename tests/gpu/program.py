@@ -143,6 +143,14 @@ def graphs(folder, settings=()):
         same_bits(models[0], other)
 
 
+def report(errors):
+    """Of each rank: how often the host waited for all of a stream, for new events, for the last work."""
+    line = r"the host waited (\d+) times, for new events (\d+) times, for the last work (\d+) times"
+    found = [tuple(int(n) for n in one) for one in re.findall(line, errors)]
+    assert len(found) == 2, errors
+    return found
+
+
 def waits(folder):
     """The host waits for nothing within an epoch but for minibatches that it has queued some steps ago: as often
     with twice as many steps, and where a linear decoder's ways are timed, whose times are there when asked for; nor
@@ -150,8 +158,8 @@ def waits(folder):
     def counted(size, epochs, rows, settings=()):
         errors = run(folder, [f"train.max_epochs={epochs}", f"train.batch_size={size}", f"runtime.gpu_rows={rows}",
                               "runtime.reproducible=off", *settings], {"AV_EMULATED_REPORT": "1"})[1]
-        found = re.findall(r"the host waited (\d+) times, for new events (\d+) times", errors)
-        assert len(found) == 2 and int(found[0][0]) > epochs, errors
+        found = report(errors)
+        assert found[0][0] > epochs, errors
         return found
 
     for epochs, asked in ((4, [(36, "never"), (18, "never"), (9, "never")]), (8, [(9, "never"), (9, "measured")])):
@@ -165,6 +173,23 @@ def waits(folder):
         settings = [f"data.input={data}", "train.train_size=400", f"model.linear_decoder={linear}"]
         found = [counted(100, 2, "never", [*settings, f"train.validation_size={cells}"]) for cells in (3000, 24000)]
         assert found[0] == found[1], found
+
+
+def works_on(folder):
+    """While the host takes decoded matrices, and writes them, the GPU makes the rows that follow, in the next block,
+    too: it is left without work as often with one block a rank as with four; of means and of draws."""
+    for settings in (["output.sample_rate=yes"], ["output.sample_rate=no", "output.compression=1"],
+                     ["output.n_samples=2", "model.linear_decoder=no"]):
+        found = []
+        for cells in (200, 3600):
+            data = os.path.join(folder, f"of{cells}.h5ad")
+            if not os.path.exists(data):
+                simulate(data, cells=cells, genes=4000)
+            errors = run(folder, [f"data.input={data}", "train.max_epochs=1", "train.train_size=100",
+                                  "train.validation_size=100", "output.denoised=yes", *settings],
+                         {"AV_EMULATED_REPORT": "1"})[1]
+            found += [[last for _, _, last in report(errors)]]
+        assert found[0] == found[1] and min(found[0]) > 0, (settings, found)
 
 
 def old_gpus(folder):
@@ -277,6 +302,7 @@ def main():
         codes(folder)
         graphs(folder)
         waits(folder)
+        works_on(folder)
         ways(folder)
         old_gpus(folder)
         too_many_covariates(folder)

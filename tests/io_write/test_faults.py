@@ -200,9 +200,10 @@ def unprivileged(source):
 def fills(place):
     """One rank cannot fill its rows, in the first or a later round: nobody waits for it."""
     for ranks, fail_rank, row in ((1, 0, 0), (2, 0, 80), (2, 1, 0), (3, 1, 70), (3, 2, 0)):
-        place.refused(f"fill fails on rank {fail_rank} of {ranks}", 76,
-                      f"fill failed on rank {fail_rank} at row {row}", "wide=60000",
-                      f"fail_rank={fail_rank}", f"fail_row={row}", ranks=ranks)
+        for begin in (0, 1):
+            place.refused(f"fill fails on rank {fail_rank} of {ranks}", 76,
+                          f"fill failed on rank {fail_rank} at row {row}", "wide=60000",
+                          f"fail_rank={fail_rank}", f"fail_row={row}", f"fail_begin={begin}", ranks=ranks)
     # 34 rows a round: the third fails while the first is being written
     for ranks in (1, 2):
         place.refused(f"fill fails while a thread writes, {ranks}", 76,

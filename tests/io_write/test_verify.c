@@ -41,8 +41,9 @@ static void put_frame(hid_t file, const char *link, int64_t n) {
   av_names_free(&names);
 }
 
-static av_status fill(void *context, int64_t first, int64_t n, float *out) {
+static av_status fill(void *context, int64_t first, int64_t n, void *to) {
   (void)context;
+  float *out = to;
   for (int64_t i = 0; i < n * WIDTH; ++i) {
     out[i] = (float)(first * WIDTH + i);
   }
@@ -77,7 +78,8 @@ static int set_up(void **state) {
   }
   assert_int_equal(av_partition_create(&s->dataset.partition, CELLS, 1, NULL), AV_OK);
   assert_int_equal(av_writer_create(&s->writer, &s->comm, &s->config, &s->dataset), AV_OK);
-  assert_int_equal(av_writer_cell_matrix(s->writer, "obsm/X_scvi", WIDTH, fill, NULL), AV_OK);
+  const av_row_source source = {.begin = fill};
+  assert_int_equal(av_writer_cell_matrix(s->writer, "obsm/X_scvi", WIDTH, &source), AV_OK);
   return 0;
 }
 

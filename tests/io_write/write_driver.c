@@ -6,7 +6,8 @@
  *   bytes=N              runs the preflight first, for N bytes
  *   genes=all|some|raw   genes used: all of var; every third, backwards; all of raw/var
  *   wide=N               also obsm/X_wide with N columns, so that there are several rounds
- *   fail_rank=R fail_row=I  the fill of X_wide fails on rank R at its local row I
+ *   fail_rank=R fail_row=I  the fill of X_wide fails on rank R at its local row I, ...
+ *   fail_begin=1         ... when it is begun, not when it is ended
  *   slow=MS              writes beside the main thread take so much longer; a dataset closed
  *                        meanwhile aborts
  *   limit=BYTES          longest file that may be written (set after MPI has made its own)
@@ -37,7 +38,7 @@ enum { N_LATENT = 3, N_BATCHES = 4, N_EPOCHS = 2 };
 typedef struct driver {
   const char *action, *genes;
   int64_t bytes, wide, fail_rank, fail_row, limit;
-  bool discard;
+  bool discard, fail_begin;
   av_comm comm;
   av_config config;
   av_dataset dataset;
@@ -101,6 +102,7 @@ static av_status read_arguments(driver *d, int argc, char **argv) {
     d->wide = number_of(argv[i], "wide", d->wide);
     d->fail_rank = number_of(argv[i], "fail_rank", d->fail_rank);
     d->fail_row = number_of(argv[i], "fail_row", d->fail_row);
+    d->fail_begin = number_of(argv[i], "fail_begin", d->fail_begin) != 0;
     d->limit = number_of(argv[i], "limit", d->limit);
     watched.slow = number_of(argv[i], "slow", watched.slow);
     d->discard = number_of(argv[i], "discard", d->discard) != 0;
@@ -180,8 +182,9 @@ static av_status make_dataset(driver *d) {
 /* ---- contents ---------------------------------------------------------------------------------
  */
 
-static av_status fill_latent(void *context, int64_t first, int64_t n, float *out) {
+static av_status fill_latent(void *context, int64_t first, int64_t n, void *to) {
   const driver *d = context;
+  float *out = to;
   for (int64_t i = 0; i < n; ++i) {
     for (int64_t k = 0; k < N_LATENT; ++k) {
       out[i * N_LATENT + k] = (float)(d->dataset.first + first + i) + (float)k / 16;
@@ -190,8 +193,7 @@ static av_status fill_latent(void *context, int64_t first, int64_t n, float *out
   return AV_OK;
 }
 
-static av_status fill_pair(void *context, int64_t first, int64_t n, float *out) {
-  const driver *d = context;
+static void fill_pair(const driver *d, int64_t first, int64_t n, float *out) {
   const int64_t n_genes = d->dataset.n_genes;
   for (int64_t i = 0; i < n; ++i) {
     const int64_t cell = d->dataset.first + first + i;
@@ -201,20 +203,62 @@ static av_status fill_pair(void *context, int64_t first, int64_t n, float *out) 
       out[(n + i) * n_genes + g] = -value;
     }
   }
-  return AV_OK;
 }
 
-static av_status fill_wide(void *context, int64_t first, int64_t n, float *out) {
-  const driver *d = context;
-  if (d->comm.rank == d->fail_rank && first + n > d->fail_row) {
-    return av_fail(AV_NUMERIC, "fill failed on rank %d at row %lld", d->comm.rank,
-                   (long long)d->fail_row);
-  }
+static void fill_wide(const driver *d, int64_t first, int64_t n, float *out) {
   for (int64_t i = 0; i < n; ++i) {
     for (int64_t j = 0; j < d->wide; ++j) {
       out[i * d->wide + j] = (float)((d->dataset.first + first + i) * 1000 + j);
     }
   }
+}
+
+/* Rows that are made as late as they may be: when they are ended. */
+typedef struct late {
+  const driver *d;
+  void (*fill)(const driver *d, int64_t first, int64_t n, float *out);
+  bool fails;
+  int64_t next; /* row */
+  int begun;
+  struct {
+    int64_t first, n;
+    float *out;
+  } rows[2];
+} late;
+
+static av_status fill_failed(const late *of, int64_t end) {
+  const driver *d = of->d;
+  return of->fails && d->comm.rank == d->fail_rank && end > d->fail_row
+             ? av_fail(AV_NUMERIC, "fill failed on rank %d at row %lld", d->comm.rank,
+                       (long long)d->fail_row)
+             : AV_OK;
+}
+
+static av_status begin_late(void *context, int64_t first, int64_t n, void *out) {
+  late *of = context;
+  if (of->begun == 2 || first != of->next || n <= 0) {
+    return AV_FAIL_BUG("rows %lld, beside %d calls", (long long)first, of->begun);
+  }
+  AV_TRY(of->d->fail_begin ? fill_failed(of, first + n) : AV_OK);
+  of->next = first + n;
+  of->rows[of->begun].first = first;
+  of->rows[of->begun].n = n;
+  of->rows[of->begun].out = out;
+  ++of->begun;
+  return AV_OK;
+}
+
+static av_status end_late(void *context) {
+  late *of = context;
+  const int64_t end = of->rows[0].first + of->rows[0].n;
+  const bool last = end == of->d->dataset.n_local;
+  if (of->begun != (last ? 1 : 2)) { /* the rows after these have been begun */
+    return AV_FAIL_BUG("rows to %lld end beside %d calls", (long long)end, of->begun);
+  }
+  AV_TRY(fill_failed(of, end));
+  of->fill(of->d, of->rows[0].first, of->rows[0].n, of->rows[0].out);
+  of->rows[0] = of->rows[1];
+  --of->begun;
   return AV_OK;
 }
 
@@ -278,13 +322,17 @@ static av_status write_facts(const driver *d, av_writer *writer) {
 }
 
 static av_status fill_output(driver *d, av_writer *writer) {
-  AV_TRY(av_writer_cell_matrix(writer, AV_H5AD_LATENT, N_LATENT, fill_latent, d));
+  late pair = {.d = d, .fill = fill_pair};
+  late wide = {.d = d, .fill = fill_wide, .fails = true};
+  const av_row_source sources[] = {
+      {d, fill_latent, NULL}, {&pair, begin_late, end_late}, {&wide, begin_late, end_late}};
+  AV_TRY(av_writer_cell_matrix(writer, AV_H5AD_LATENT, N_LATENT, &sources[0]));
   AV_TRY(av_writer_cell_matrix_pair(writer, d->config.output.denoised ? AV_H5AD_DENOISED : NULL,
                                     d->config.output.sample_rate ? AV_H5AD_SAMPLE_RATE : NULL,
-                                    d->dataset.n_genes, fill_pair, d));
+                                    d->dataset.n_genes, &sources[1]));
   AV_TRY(write_loadings(d, writer));
   AV_TRY(write_facts(d, writer));
-  return d->wide > 0 ? av_writer_cell_matrix(writer, "obsm/X_wide", d->wide, fill_wide, d) : AV_OK;
+  return d->wide > 0 ? av_writer_cell_matrix(writer, "obsm/X_wide", d->wide, &sources[2]) : AV_OK;
 }
 
 static av_status write_results(driver *d) {

@@ -208,6 +208,12 @@ static void check_rows(const rig *r, int64_t mine, const double *found_z, const 
   assert_int_equal(row, mine);
 }
 
+static void decode(const rig *r, const av_draw *draw, float *rho, float *mu) {
+  assert_int_equal(av_vae_decode_begin(r->vae, r->batch, draw, (av_average){.n = 1}, rho, mu),
+                   AV_OK);
+  assert_int_equal(av_vae_decode_end(r->vae), AV_OK);
+}
+
 static void check_inference(const av_model_spec *spec, const toy_extras *extras) {
   rig r;
   av_dataset alone;
@@ -226,16 +232,15 @@ static void check_inference(const av_model_spec *spec, const toy_extras *extras)
   av_vae_evaluate(r.vae, r.batch, later_draw);
   check_losses(&r, &drawn, 1.0);
   assert_int_equal(av_vae_encode(r.vae, r.batch, mine, z, v), AV_OK);
-  assert_int_equal(av_vae_decode(r.vae, r.batch, NULL, (av_average){.n = 1}, rho, mu), AV_OK);
+  decode(&r, NULL, rho, mu);
   check_rows(&r, mine, z, v, rho, mu, &mean);
-  assert_int_equal(av_vae_decode(r.vae, r.batch, &later_draw, (av_average){.n = 1}, rho, mu),
-                   AV_OK);
+  decode(&r, &later_draw, rho, mu);
   check_rows(&r, mine, NULL, NULL, rho, mu, &drawn);
   memset(rho, 0, size * sizeof *rho);
-  assert_int_equal(av_vae_decode(r.vae, r.batch, NULL, (av_average){.n = 1}, rho, NULL), AV_OK);
+  decode(&r, NULL, rho, NULL);
   check_rows(&r, mine, NULL, NULL, rho, NULL, &mean);
   memset(mu, 0, size * sizeof *mu);
-  assert_int_equal(av_vae_decode(r.vae, r.batch, NULL, (av_average){.n = 1}, NULL, mu), AV_OK);
+  decode(&r, NULL, NULL, mu);
   check_rows(&r, mine, NULL, NULL, NULL, mu, &mean);
   double losses[AV_LOSSES];
   assert_int_equal(av_vae_take_losses(r.vae, losses), AV_OK);

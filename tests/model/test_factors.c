@@ -74,6 +74,8 @@ static void outputs(scene *s, float *z, float *both) {
   const int64_t n = s->r.dataset.n_local;
   assert_int_equal(av_posterior_latent(&s->posterior, 0, n, z), AV_OK);
   assert_int_equal(av_posterior_decoded(&s->posterior, 0, n, both), AV_OK);
+  assert_int_equal(av_posterior_end(&s->posterior), AV_OK);
+  assert_int_equal(av_posterior_end(&s->posterior), AV_OK);
 }
 
 /* ---- the tables are the decoder ---- */

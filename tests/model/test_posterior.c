@@ -74,6 +74,45 @@ static void check_rows(const float *found, const double *wanted, int64_t first, 
   }
 }
 
+/* rho and mu of all cells in calls of up to `most` rows, each begun before the one before it is
+ * ended, as when they are written. */
+static void check_ahead(av_posterior *posterior, int64_t most, const direct_output *wanted) {
+  const int64_t genes = av_vae_layout(posterior->vae)->spec.n_genes;
+  float *out[AV_POSTERIOR_PASSES];
+  for (int i = 0; i < AV_POSTERIOR_PASSES; ++i) {
+    out[i] = av_calloc((size_t)(2 * most * genes), sizeof *out[i]);
+    assert_non_null(out[i]);
+  }
+  int64_t checked = 0;
+  int64_t before = 0; /* rows under way */
+  for (int64_t first = 0, call = 0; checked < CELLS; ++call) {
+    const int64_t n = CELLS - first < most ? CELLS - first : most;
+    if (n > 0) {
+      assert_int_equal(av_posterior_decoded(posterior, first, n, out[call % AV_POSTERIOR_PASSES]),
+                       AV_OK);
+    }
+    if (before > 0) {
+      const float *rho = out[(call - 1) % AV_POSTERIOR_PASSES];
+      assert_int_equal(av_posterior_end(posterior), AV_OK);
+      check_rows(rho, wanted->rho, checked, before, genes, "rho ahead");
+      check_rows(rho + before * genes, wanted->mu, checked, before, genes, "mu ahead");
+      checked += before;
+    }
+    before = n;
+    first += n;
+  }
+  assert_int_equal(av_posterior_end(posterior), AV_BUG);
+  for (int i = 0; i < AV_POSTERIOR_PASSES; ++i) {
+    assert_int_equal(av_posterior_rho(posterior, 0, 1, out[i]), AV_OK);
+  }
+  assert_int_equal(av_posterior_rho(posterior, 0, 1, out[0]), AV_BUG);
+  for (int i = 0; i < AV_POSTERIOR_PASSES; ++i) {
+    assert_int_equal(av_posterior_end(posterior), AV_OK);
+    free(out[i]);
+  }
+  av_error_clear();
+}
+
 static void check(bool linear, bool latent_library, int64_t rows_per_pass, int n_settings,
                   char *const *overrides, int64_t samples) {
   rig r;
@@ -96,19 +135,24 @@ static void check(bool linear, bool latent_library, int64_t rows_per_pass, int n
     const int64_t n = cuts[c].n;
     const int64_t size = n * genes;
     float *out = av_calloc((size_t)(2 * size + n * k), sizeof *out);
-    assert_int_equal(av_posterior_latent(&posterior, first, n, out), AV_OK);
-    check_rows(out, wanted.z_mean, first, n, k, "latent");
+    assert_int_equal(av_posterior_latent(&posterior, first, n, out + 2 * size), AV_OK);
     assert_int_equal(av_posterior_decoded(&posterior, first, n, out), AV_OK);
+    assert_int_equal(av_posterior_end(&posterior), AV_OK);
+    check_rows(out + 2 * size, wanted.z_mean, first, n, k, "latent");
+    assert_int_equal(av_posterior_end(&posterior), AV_OK);
     check_rows(out, wanted.rho, first, n, genes, "rho of both");
     check_rows(out + size, wanted.mu, first, n, genes, "mu of both");
-    memset(out, 0, (size_t)size * sizeof *out);
-    assert_int_equal(av_posterior_rho(&posterior, first, n, out), AV_OK);
-    check_rows(out, wanted.rho, first, n, genes, "rho");
-    memset(out, 0, (size_t)size * sizeof *out);
+    memset(out, 0, (size_t)(2 * size) * sizeof *out);
     assert_int_equal(av_posterior_mu(&posterior, first, n, out), AV_OK);
+    assert_int_equal(av_posterior_rho(&posterior, first, n, out + size), AV_OK);
+    assert_int_equal(av_posterior_end(&posterior), AV_OK);
     check_rows(out, wanted.mu, first, n, genes, "mu");
+    assert_int_equal(av_posterior_end(&posterior), AV_OK);
+    check_rows(out + size, wanted.rho, first, n, genes, "rho");
     free(out);
   }
+  check_ahead(&posterior, 5, &wanted);
+  check_ahead(&posterior, 12, &wanted);
   /* the empty cell takes no part in the summary */
   double *mean_rho = av_calloc((size_t)genes, sizeof *mean_rho);
   double z_variance[8];

@@ -227,6 +227,7 @@ static int check_decoder(bench *b, const av_decode *decode, double float_output)
   assert_int_equal(b->be.ops->decode_output(&b->be, b->batch, decode, bench_decoder_input(b),
                                             b->vae->l, (av_average){.n = 1}, floats, NULL),
                    AV_OK);
+  assert_int_equal(b->be.ops->output_end(&b->be), AV_OK);
   for (int64_t i = 0; i < size; ++i) {
     rho[i] = (double)floats[i];
   }

@@ -49,7 +49,9 @@ static void check_decoded(const bench *b, double float_output) {
   double *doubles = bench_zeros(2 * size);
   assert_non_null(floats);
   assert_int_equal(
-      av_vae_decode(b->vae, b->batch, NULL, (av_average){.n = 1}, floats, floats + size), AV_OK);
+      av_vae_decode_begin(b->vae, b->batch, NULL, (av_average){.n = 1}, floats, floats + size),
+      AV_OK);
+  assert_int_equal(av_vae_decode_end(b->vae), AV_OK);
   for (int64_t i = 0; i < 2 * size; ++i) {
     doubles[i] = (double)floats[i];
   }

@@ -338,8 +338,7 @@ av_emulated_counts av_emulate_counts(void) {
   counts.graphs = av_emulated_graphs();
   counts.played = av_emulated_played();
   counts.queued = av_emulated_host_launches();
-  counts.waits = av_emulated_waits(false);
-  counts.new_waits = av_emulated_waits(true);
+  av_emulated_count_waits(&counts);
   return counts;
 }
 

@@ -72,13 +72,15 @@ void av_emulate_devices(int n);
 /* Since the program's start. */
 typedef struct av_emulated_counts {
   int64_t launches, blocks, threads;
-  int64_t queued;    /* of the launches those of the host, not of a graph */
-  int64_t switches;  /* between fibers */
-  int64_t live;      /* blocks of device and pinned memory not yet freed */
-  int64_t graphs;    /* cudaGraph_t and cudaGraphExec_t not yet destroyed */
-  int64_t played;    /* launches of graphs; their kernels are counted above */
-  int64_t waits;     /* of the host for all of a stream, a copy or the device */
-  int64_t new_waits; /* for events that were recorded fewer than 4 launches of graphs ago */
+  int64_t queued;     /* of the launches those of the host, not of a graph */
+  int64_t switches;   /* between fibers */
+  int64_t live;       /* blocks of device and pinned memory not yet freed */
+  int64_t graphs;     /* cudaGraph_t and cudaGraphExec_t not yet destroyed */
+  int64_t played;     /* launches of graphs; their kernels are counted above */
+  int64_t waits;      /* of the host for all of a stream, a copy or the device */
+  int64_t new_waits;  /* for events that were recorded fewer than 4 launches of graphs ago */
+  int64_t idle_waits; /* for events that no kernel and no product was queued after: the device has
+                         nothing to do until the host goes on */
 } av_emulated_counts;
 /* Printed to stderr at the end, too, if the environment has AV_EMULATED_REPORT. */
 av_emulated_counts av_emulate_counts(void);

@@ -19,7 +19,7 @@ extern int64_t av_emulated_clock; /* the device's: kernels and products so far *
 
 void av_emulated_set_error(cudaError_t error);
 int64_t av_emulated_live();
-int64_t av_emulated_waits(bool for_events); /* av_emulated_counts */
+void av_emulated_count_waits(av_emulated_counts *counts); /* sets its waits */
 /* A launch that an H100 takes. */
 bool av_emulated_fits(dim3 grid, dim3 block, size_t shared_bytes);
 /* Which of n that may all come next does, in the order of av_emulate_order. */

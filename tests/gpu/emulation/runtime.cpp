@@ -48,6 +48,7 @@ size_t total_bytes = static_cast<size_t>(4) << 30;
 int capability = getenv("AV_EMULATED_MAJOR") != NULL ? atoi(getenv("AV_EMULATED_MAJOR")) : 9;
 int64_t waits = 0;
 int64_t new_waits = 0;
+int64_t idle_waits = 0;
 const int64_t LONG_AGO = 4; /* launches of graphs */
 const bool backwards = getenv("AV_EMULATED_CLOCK") != NULL;
 int devices = getenv("AV_EMULATED_DEVICES") != NULL ? atoi(getenv("AV_EMULATED_DEVICES")) : 1;
@@ -349,10 +350,10 @@ void report() {
   const av_emulated_counts counts = av_emulate_counts();
   fprintf(stderr,
           "emulation: %lld launches of kernels, %lld of graphs; the host waited %lld times, for "
-          "new events %lld times; rank %s\n",
+          "new events %lld times, for the last work %lld times; rank %s\n",
           static_cast<long long>(counts.launches), static_cast<long long>(counts.played),
           static_cast<long long>(counts.waits), static_cast<long long>(counts.new_waits),
-          rank_text());
+          static_cast<long long>(counts.idle_waits), rank_text());
 }
 
 void at_exit(int status, void *) {
@@ -405,7 +406,11 @@ void av_emulated_check(const char *what, const void *at, size_t bytes) {
 
 void av_emulated_set_error(cudaError_t error) { last_error = error; }
 Captured &av_emulated_captured(cudaStream_t stream) { return stream_of(stream)->captured; }
-int64_t av_emulated_waits(bool for_events) { return for_events ? new_waits : waits; }
+void av_emulated_count_waits(av_emulated_counts *counts) {
+  counts->waits = waits;
+  counts->new_waits = new_waits;
+  counts->idle_waits = idle_waits;
+}
 
 int64_t av_emulated_live() { return static_cast<int64_t>(blocks.size()); }
 int av_emulated_most_shared() { return most_shared; }
@@ -616,6 +621,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   AV_TRY_CUDA(av_emulated_wait_event(event->captured));
   new_waits += event->recorded && av_emulated_played() - event->played < LONG_AGO;
+  idle_waits += event->recorded && event->now == av_emulated_clock;
   if (event->recorded && streams.count(event->stream) != 0) {
     complete(event->stream, event->ticket);
   }
