@@ -30,7 +30,7 @@ import part
 import quality
 import reading
 import report
-from programs import MODELS, PINS, load, make_environment, training_settings
+from programs import MODELS, PINS, cpu_name, load, make_environment, training_settings
 
 
 def run_ours(programs, file, model, minibatch, epochs, timed=False):
@@ -96,12 +96,6 @@ def time_phases(programs, file, model, minibatch, options, machine):
         made.append({"model": model, "minibatch": minibatch, "load": run["load"],
                      **floors.phases_of(run["lines"], machine, cells)})
     return max(made, key=lambda m: m["cells_per_second"]), reads
-
-
-def cpu_name():
-    with open("/proc/cpuinfo") as file:
-        names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
-    return names[0] if names else "unknown processor"
 
 
 def file_of(programs, options):

@@ -28,24 +28,13 @@ import sys
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import part
-from programs import MODELS, load
+from programs import MODELS, cpu_name, load
 from report import table, whole
 
 PCI_EXPRESS = 63e9  # bytes/s one way: generation 5, 16 lanes, as an H100 SXM has
 FASTER = 2          # the hosts that times are given for, too: so many times as fast as this one
 CELLS = 1000000     # of an epoch
 NAMES = ["LDVAE-NB", "scVI-NB", "scVI-ZINB"]
-
-
-def cpu_name():
-    facts = {}
-    with open("/proc/cpuinfo") as file:
-        for line in file:
-            name, _, value = line.partition(":")
-            facts.setdefault(name.strip(), value.strip())
-    return ", ".join([facts.get("model name", "unknown")] + [
-        "%s %s" % (name[4:] if name.startswith("cpu ") else name, facts[name])
-        for name in ("cpu family", "model") if name in facts])
 
 
 def theirs(programs, options, what, model, **task):

@@ -11,7 +11,7 @@ from programs import Failed, Programs
 # In a build. Every command needs the first, and says which of the others it needs.
 PLACES = {"atlasvi": "src/atlasvi", "phases": "tests/bench/bench_phases",
           "machine": "tests/bench/bench_machine", "reader": "tests/bench/bench_read",
-          "comm": "tests/bench/bench_comm",
+          "comm": "tests/bench/bench_comm", "packer": "tests/bench/bench_pack",
           "roofline": "tests/gpu/roofline/gpu_roofline",
           "played": "tests/gpu/roofline/gpu_roofline_played",
           "list": "tests/gpu/roofline/gpu_roofline_list"}

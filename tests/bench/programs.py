@@ -41,6 +41,17 @@ def load():
     return os.getloadavg()[0]
 
 
+def cpu_name():
+    facts = {}
+    with open("/proc/cpuinfo") as file:
+        for line in file:
+            name, _, value = line.partition(":")
+            facts.setdefault(name.strip(), value.strip())
+    return ", ".join([facts.get("model name", "unknown")] + [
+        "%s %s" % (name[4:] if name.startswith("cpu ") else name, facts[name])
+        for name in ("cpu family", "model") if name in facts])
+
+
 class Programs:
     """Where the programs are, and what all runs have in common."""
 

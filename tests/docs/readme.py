@@ -5,7 +5,8 @@ usage: readme.py check|write
 
 The settings reference is `atlasvi help --markdown`, word for word; the benchmark table is that of
 tests/quality/benchmark_real.md, those of speed are from tests/bench/bench.md, bench_10000.md,
-reading.md, memory.md, inference.md, host.md, roofline.md and gpu.md (which may not be there yet), that of ranks is tests/bench/ranks.md; every path, option and INI key that README names exists; every argument of the
+reading.md, memory.md, inference.md, host.md, packing.md, roofline.md and gpu.md (which may not be
+there yet), that of ranks is tests/bench/ranks.md; every path, option and INI key that README names exists; every argument of the
 originals (arguments.txt) has its row, and every row an answer. `write` puts the tables in.
 """
 import os
@@ -22,6 +23,7 @@ REPORTS = [("speed", "bench.md", ["Training speed", "Share of the floor", "Time 
            ("memory", "memory.md", ["Memory"]),
            ("gpu", "gpu.md", ["Training on a GPU", "Precision", "Checks on the device"]),
            ("inference", "inference.md", ["Inference and writing"]),
+           ("packing", "packing.md", ["Packing for a GPU"]),
            ("host", "host.md", ["What scvi-tools takes of its host"]),
            ("roofline", "roofline.md", ["Least and expected time of an epoch", "Beside scvi-tools on such a GPU"])]
 # where it stands until there is the report

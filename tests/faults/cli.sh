@@ -157,7 +157,7 @@ holds 'check: it promises to change nothing' '^Nothing was changed'
 expect 'check --ranks of many' 0 '^Plan for 1,?000 rank' '' \
   "$ATLASVI" check "$folder/run.ini" --ranks 1000
 holds 'check: memory of a rank does not grow with their number' \
-  '^ *memory per rank +at most 26[0-9]\.[0-9] MiB'
+  '^ *memory per rank +at most 25[0-9]\.[0-9] MiB'
 expect 'check --ranks=2' 0 '^Plan for 2 rank' '' "$ATLASVI" check "$folder/run.ini" --ranks=2
 expect 'check --ranks 0' 64 '' 'error: --ranks 0' "$ATLASVI" check "$folder/run.ini" --ranks 0
 expect 'check --ranks x' 64 '' 'error: --ranks x' "$ATLASVI" check "$folder/run.ini" --ranks x
