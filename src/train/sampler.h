@@ -17,8 +17,8 @@
 
 typedef struct av_sampler av_sampler;
 
-/* Collective. `dataset` and `split` are borrowed for the life of the sampler. `threads` shuffle: no
- * GPU has work meanwhile. */
+/* Collective. `dataset` and `split` are borrowed for the life of the sampler. `threads` shuffle: a
+ * GPU may have little work meanwhile. */
 av_status av_sampler_create(av_sampler **sampler, const av_comm *comm, const av_dataset *dataset,
                             const av_split *split, int64_t batch_size, uint64_t seed, int threads);
 void av_sampler_free(av_sampler **sampler);

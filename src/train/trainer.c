@@ -102,6 +102,8 @@ static int64_t select_next(const training *t) {
   return n_cells;
 }
 
+/* The epoch's order has been drawn; the next one's is, while a GPU works on the last minibatches.
+ */
 static av_status train_epoch(const training *t, progress *at) {
   const av_trainer *trainer = t->trainer;
   const av_config *config = trainer->config;
@@ -111,7 +113,6 @@ static av_status train_epoch(const training *t, progress *at) {
   for (int i = 0; i < AV_LOSSES; ++i) {
     at->losses[i] = 0.0;
   }
-  av_sampler_begin(t->sampler, (uint32_t)at->epoch);
   int64_t n_cells = select_next(t);
   while (n_cells > 0) {
     const av_draw draw = {
@@ -139,6 +140,9 @@ static av_status train_epoch(const training *t, progress *at) {
     if (trainer->observer.step != NULL) {
       trainer->observer.step(trainer->observer.context, at->cells, total);
     }
+  }
+  if (at->epoch + 1 < config->train.max_epochs) {
+    av_sampler_begin(t->sampler, (uint32_t)at->epoch + 1);
   }
   return look(trainer, at);
 }
@@ -195,6 +199,9 @@ static av_status run_epochs(training *t, av_history *history) {
       config->train.check_val_every_n_epoch_given ? config->train.check_val_every_n_epoch : 1;
   bool stop = false;
   progress at = {.lr = config->train.lr};
+  if (n_epochs > 0) {
+    av_sampler_begin(t->sampler, 0);
+  }
   for (at.epoch = 0; at.epoch < n_epochs && !stop; ++at.epoch) {
     av_epoch *line = &history->epochs[at.epoch];
     const double start = av_clock();
