@@ -257,7 +257,7 @@ const av_backend_ops av_backend_cuda = {.name = "cuda",
                                         .read_end = av_gpu_read_end,
                                         .zero = gpu_zero,
                                         .add = av_gpu_add,
-                                        .pass_begin = av_gpu_pass_begin,
                                         .output_end = av_gpu_output_end,
+                                        .pass_begin = av_gpu_pass_begin,
                                         .pass_end = av_gpu_pass_end,
                                         AV_TABLE_OPERATIONS(av_gpu_)};

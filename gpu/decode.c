@@ -386,6 +386,9 @@ av_status av_gpu_decode_cells(av_backend *be, const av_batch *batch, const av_de
                               const av_real *x, const av_real *l, double *nll) {
   cudaStream_t stream = av_gpu_of(be)->stream;
   decode_run run;
+  if (av_gpu_outputs_under_way(be)) {
+    return AV_FAIL_BUG("losses of cells while outputs are under way");
+  }
   if (batch->n == 0) {
     return AV_OK;
   }
@@ -403,12 +406,9 @@ av_status av_gpu_decode_cells(av_backend *be, const av_batch *batch, const av_de
   void *slot = NULL;
   const void *arrived = NULL;
   av_gpu_fetch **ring = &av_gpu_of(be)->outputs.ring;
-  if (av_gpu_fetch_pending(*ring) > 0) {
-    return AV_FAIL_BUG("losses of cells while outputs are under way");
-  }
   AV_TRY(av_gpu_fetch_room(be, ring, bytes, &slot));
   AV_TRY(AV_CUDA(cudaMemcpyAsync(slot, run.call.loss, bytes, cudaMemcpyDeviceToDevice, stream)));
-  AV_TRY(av_gpu_fetch_send(be, *ring));
+  AV_TRY(av_gpu_fetch_send(be, *ring, bytes));
   AV_TRY(av_gpu_fetch_take(be, *ring, "losses of cells", &arrived));
   av_gpu_fetch_copy(be, nll, arrived, bytes);
   return AV_OK;
@@ -429,7 +429,8 @@ static av_status send_chunk(decode_run *run, const outputs *to) {
   const int64_t first = run->call.first * run->call.n_genes;
   av_gpu_piece piece = {.numbers = run->call.n * run->call.n_genes};
   void *slot = NULL;
-  AV_TRY(av_gpu_outputs_room(run->be, (size_t)(to->n * piece.numbers) * sizeof(float), &slot));
+  const int64_t most = to->n * run->chunk * run->call.n_genes; /* all slots are as long */
+  AV_TRY(av_gpu_outputs_room(run->be, (size_t)most * sizeof(float), &slot));
   av_gpu_decode_outputs at = {.share = (float)to->average.n, .added = to->average.at > 0};
   at.rho = to->rho != NULL ? slot : NULL;
   at.mu = to->mu == NULL ? NULL : at.rho == NULL ? slot : at.rho + piece.numbers;
@@ -470,7 +471,7 @@ av_status av_gpu_decode_output(av_backend *be, const av_batch *batch, const av_d
     AV_TRY(send_chunks(&run, &to, batch->n));
   }
   if (average.at + 1 == average.n) {
-    av_gpu_outputs_sent(be);
+    av_gpu_outputs_complete(be);
   }
   return AV_OK;
 }

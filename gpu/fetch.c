@@ -9,7 +9,7 @@
 typedef struct slot {
   void *device;
   void *host; /* pinned */
-  size_t bytes, used;
+  size_t bytes;
   cudaEvent_t made;    /* on the device: it may travel */
   cudaEvent_t arrived; /* in pinned memory */
 } slot;
@@ -107,17 +107,16 @@ av_status av_gpu_fetch_room(av_backend *be, av_gpu_fetch **fetch, size_t bytes, 
   if (bytes > with->bytes) {
     AV_TRY(grow(be, with, bytes));
   }
-  with->used = bytes;
   *device = with->device;
   return AV_OK;
 }
 
-av_status av_gpu_fetch_send(av_backend *be, av_gpu_fetch *fetch) {
+av_status av_gpu_fetch_send(av_backend *be, av_gpu_fetch *fetch, size_t bytes) {
   slot *with = next_of(fetch);
   AV_TRY(AV_CUDA(cudaEventRecord(with->made, av_gpu_of(be)->stream)));
   AV_TRY(AV_CUDA(cudaStreamWaitEvent(fetch->stream, with->made, 0)));
-  AV_TRY(AV_CUDA(cudaMemcpyAsync(with->host, with->device, with->used, cudaMemcpyDeviceToHost,
-                                 fetch->stream)));
+  AV_TRY(AV_CUDA(
+      cudaMemcpyAsync(with->host, with->device, bytes, cudaMemcpyDeviceToHost, fetch->stream)));
   AV_TRY(AV_CUDA(cudaEventRecord(with->arrived, fetch->stream)));
   ++fetch->pending;
   return AV_OK;
@@ -158,7 +157,7 @@ av_status av_gpu_read_begin(av_backend *be, av_kind kind, const void *array, int
   /* what follows may write to the array at once */
   AV_TRY(
       AV_CUDA(cudaMemcpyAsync(slot_memory, array, bytes, cudaMemcpyDeviceToDevice, gpu->stream)));
-  return av_gpu_fetch_send(be, gpu->reads);
+  return av_gpu_fetch_send(be, gpu->reads, bytes);
 }
 
 av_status av_gpu_read_end(av_backend *be, av_kind kind, int64_t n, double *values) {

@@ -15,12 +15,13 @@
 
 #include "backend/gpu_memory.h"
 
-/* Memory of the device for the next slot, `bytes` long, for what is queued on be's stream from here
- * on. *fetch NULL: the ring is made. At most AV_GPU_FETCH_SLOTS are under way. Until it is sent the
- * same slot comes again, with what it holds if it is asked for as many bytes. */
+/* Memory of the device for the next slot, at least `bytes` long: it is made anew, and waits for the
+ * device, where the slot is shorter. For what is queued on be's stream from here on. *fetch NULL:
+ * the ring is made. At most AV_GPU_FETCH_SLOTS are under way. Until it is sent the same slot comes
+ * again, with what it holds if it is asked for no more bytes. */
 av_status av_gpu_fetch_room(av_backend *be, av_gpu_fetch **fetch, size_t bytes, void **device);
-/* On its way when all is done that be's stream has been given for it. */
-av_status av_gpu_fetch_send(av_backend *be, av_gpu_fetch *fetch);
+/* Its first `bytes` are on their way when all is done that be's stream has been given for it. */
+av_status av_gpu_fetch_send(av_backend *be, av_gpu_fetch *fetch, size_t bytes);
 /* The oldest that is under way, when it has arrived: good until that slot's turn comes again.
  * `phase` is for the error text. */
 av_status av_gpu_fetch_take(av_backend *be, av_gpu_fetch *fetch, const char *phase,

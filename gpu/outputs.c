@@ -33,18 +33,24 @@ av_status av_gpu_outputs_room(av_backend *be, size_t bytes, void **device) {
 
 av_status av_gpu_outputs_send(av_backend *be, const av_gpu_piece *to) {
   av_gpu_outputs *outputs = &av_gpu_of(be)->outputs;
-  AV_TRY(av_gpu_fetch_send(be, outputs->ring));
+  const int64_t matrices = (to->rho != NULL ? 1 : 0) + (to->mu != NULL ? 1 : 0);
+  AV_TRY(av_gpu_fetch_send(be, outputs->ring, (size_t)(matrices * to->numbers) * sizeof(float)));
   av_gpu_piece *piece = &outputs->piece[av_gpu_fetch_pending(outputs->ring) - 1];
   *piece = *to;
-  piece->of = outputs->sent;
+  piece->of = outputs->complete;
   return AV_OK;
 }
 
-void av_gpu_outputs_sent(av_backend *be) { ++av_gpu_of(be)->outputs.sent; }
+void av_gpu_outputs_complete(av_backend *be) { ++av_gpu_of(be)->outputs.complete; }
+
+bool av_gpu_outputs_under_way(const av_backend *be) {
+  const av_gpu_outputs *outputs = &av_gpu_of(be)->outputs;
+  return outputs->ended < outputs->complete;
+}
 
 av_status av_gpu_output_end(av_backend *be) {
   av_gpu_outputs *outputs = &av_gpu_of(be)->outputs;
-  if (outputs->ended == outputs->sent) {
+  if (!av_gpu_outputs_under_way(be)) {
     return AV_FAIL_BUG("no output under way");
   }
   ++outputs->ended;

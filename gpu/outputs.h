@@ -7,14 +7,16 @@
 
 #include "state.h"
 
-/* Memory of the device for the next piece, `bytes` long (av_gpu_fetch_room). */
+/* Memory of the device for the next piece, of at most `bytes` (av_gpu_fetch_room). */
 av_status av_gpu_outputs_room(av_backend *be, size_t bytes, void **device);
 /* The piece is made when all is done that be's stream has been given for it. For to->rho, if it is
  * not NULL, and then for to->mu, likewise: `numbers` each, host memory that is lent until the
  * output's end. */
 av_status av_gpu_outputs_send(av_backend *be, const av_gpu_piece *to);
 /* No piece of the output follows. */
-void av_gpu_outputs_sent(av_backend *be);
+void av_gpu_outputs_complete(av_backend *be);
+/* Are there outputs that have not been ended? */
+bool av_gpu_outputs_under_way(const av_backend *be);
 /* The backend's output_end. */
 av_status av_gpu_output_end(av_backend *be);
 

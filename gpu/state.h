@@ -3,8 +3,8 @@
  * av_real and av_grad arrays are floats on the device, av_sum arrays doubles on the device. All
  * work goes to one stream in the order of the calls; an operation returns when its work is queued,
  * and only read, read_end, decode_cells, output_end, sums over ranks through MPI, and decode_output
- * where the pieces before its own fill their ring wait for it (and who is far ahead of the device:
- * ahead.c).
+ * where pieces under way, its own too, fill their ring wait for it (and who is far ahead of the
+ * device: ahead.c).
  *
  * Passes that come again (pass.h) are played from a CUDA graph. Operations are called then as ever,
  * and queue nothing: all that they queue goes through AV_GPU_RUN. */
@@ -43,7 +43,7 @@ typedef struct av_gpu_piece {
 typedef struct av_gpu_outputs {
   av_gpu_fetch *ring;                     /* decode_cells has it, too; NULL: none yet */
   av_gpu_piece piece[AV_GPU_FETCH_SLOTS]; /* under way, the oldest first */
-  int64_t sent, ended;                    /* outputs */
+  int64_t complete, ended;                /* outputs: all pieces sent; all in their place */
 } av_gpu_outputs;
 
 typedef struct av_gpu {

@@ -141,8 +141,9 @@ av_status av_backend_sum_rho(av_backend *be, const av_batch *batch, int64_t n,
   const int threads = be->threads > 0 ? be->threads : 1;
   float *rho = av_malloc((size_t)(n * decode->n_genes), sizeof *rho);
   AV_TRY_ALLOC(rho);
-  const av_status status =
+  av_status status =
       be->ops->decode_output(be, batch, decode, x, l, (av_average){.n = 1}, rho, NULL);
+  status = status == AV_OK ? be->ops->output_end(be) : status;
   if (status == AV_OK) {
     add_rho(threads, n, decode->n_genes, rho, scale, (av_wide *)(void *)sums);
   }

@@ -318,7 +318,8 @@ typedef struct av_backend_ops {
   av_status (*decode_output)(av_backend *be, const av_batch *batch, const av_decode *decode,
                              const av_real *x, const av_real *l, av_average average, float *rho,
                              float *mu);
-  /* Ends the oldest output that has not been ended; each is to be. */
+  /* Ends the oldest output that has not been ended; each is to be, unless the run ends with an
+   * error. Nothing but this and decode_output writes to their memory. */
   av_status (*output_end)(av_backend *be);
   /* For each gene the sum over the batch's cells of scale * rho, by av_wide_add of base/exact.h: it
    * is free of order, and nothing of (B, G) has to reach the host. `sums` are the 2 G words of G

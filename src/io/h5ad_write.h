@@ -35,9 +35,11 @@ av_status av_writer_preflight(const av_comm *comm, const av_config *config, int6
 av_status av_writer_create(av_writer **writer, const av_comm *comm, const av_config *config,
                            const av_dataset *dataset);
 
+enum { AV_ROW_CALLS = 2 }; /* under way at a time */
+
 /* Where rows of an N x n_columns matrix come from. `begin` begins rows [first_row, first_row +
  * n_rows) of this rank's slab (local numbering), which are whole in out (n_rows, n_columns) when
- * `end` has returned for them. Rows come in increasing order; up to two calls are under way, and
+ * `end` has returned for them. Rows come in increasing order; up to AV_ROW_CALLS are under way, and
  * ended in their order, so that what makes rows has work while others are written. Either may be
  * expensive (decode on the backend), and fail: nothing is ended then, and out is not written to any
  * more. Not collective. */

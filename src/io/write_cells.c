@@ -22,8 +22,8 @@
 
 enum {
   MOST_MATRICES = AV_BLOCK_PARTS,
-  FILLED = 2,                /* blocks: of this round and of the next */
-  THREAD_BLOCKS = FILLED + 2 /* one is written, and one waits or arrives */
+  OWN_BLOCKS = AV_ROW_CALLS,     /* of this round and of the next */
+  THREAD_BLOCKS = OWN_BLOCKS + 2 /* one is written, and one waits or arrives */
 };
 
 /* This rank's part of a round. */
@@ -45,7 +45,7 @@ typedef struct cell_stream {
   int64_t row_bytes, block_rows, chunk_rows;
   int level;
   av_row_source source;
-  unsigned char *room;     /* without a thread: FILLED blocks, ... */
+  unsigned char *room;     /* without a thread: OWN_BLOCKS blocks, ... */
   unsigned char *received; /* ... and on rank 0 one of another rank */
   av_block_thread *thread; /* rank 0, uncompressed: has the blocks; else NULL */
 } cell_stream;
@@ -185,8 +185,8 @@ static av_status begin_round(cell_stream *s, int64_t round, round_part *part) {
   const int64_t end = part_of(s, s->writer->comm->rank, round, &part->first);
   const int64_t block_bytes = s->n_matrices * s->block_rows * s->row_bytes;
   part->n = end - part->first;
-  part->block =
-      s->thread != NULL ? av_block_thread_room(s->thread) : s->room + round % FILLED * block_bytes;
+  part->block = s->thread != NULL ? av_block_thread_room(s->thread)
+                                  : s->room + round % OWN_BLOCKS * block_bytes;
   return part->n > 0 ? s->source.begin(s->source.context, part->first - s->writer->dataset->first,
                                        part->n, part->block)
                      : AV_OK;
@@ -209,12 +209,12 @@ static av_status end_round(cell_stream *s, const round_part *part) {
 static av_status run_rounds(cell_stream *s) {
   const av_comm *comm = s->writer->comm;
   const int64_t n_rounds = count_rounds(s);
-  round_part own[FILLED];
+  round_part own[OWN_BLOCKS];
   av_status status = n_rounds > 0 ? begin_round(s, 0, &own[0]) : AV_OK;
   for (int64_t round = 0; round < n_rounds; ++round) {
-    const round_part *part = &own[round % FILLED];
+    const round_part *part = &own[round % OWN_BLOCKS];
     if (status == AV_OK && round + 1 < n_rounds) {
-      status = begin_round(s, round + 1, &own[(round + 1) % FILLED]);
+      status = begin_round(s, round + 1, &own[(round + 1) % OWN_BLOCKS]);
     }
     AV_TRY(av_agree(comm, status != AV_OK ? status : end_round(s, part)));
     status = comm->rank == 0 ? collect_round(s, round, part) : send_round(s, part);
@@ -260,10 +260,11 @@ static av_status open_stream(cell_stream *s) {
   const bool threaded = comm->rank == 0 && s->level == 0 && s->writer->dataset->n_cells > 0;
   const bool receives = comm->rank == 0 && comm->size > 1;
   if (!threaded) {
-    const int64_t bytes = s->n_matrices * room;
-    s->room = av_malloc((size_t)bytes, (size_t)(FILLED + (receives ? 1 : 0)));
+    const size_t bytes = (size_t)s->n_matrices * (size_t)room;
+    const size_t blocks = receives ? OWN_BLOCKS + 1 : OWN_BLOCKS;
+    s->room = av_malloc(bytes, blocks);
     AV_TRY_ALLOC(s->room);
-    s->received = s->room + FILLED * bytes;
+    s->received = s->room + OWN_BLOCKS * bytes;
   }
   if (comm->rank != 0) {
     return AV_OK;
@@ -354,7 +355,7 @@ static av_status run_stream(cell_stream *s) {
 
 int64_t av_writer_buffers(bool first_rank, int64_t n_columns) {
   const int64_t row_bytes = n_columns * (int64_t)sizeof(float);
-  const int blocks = first_rank ? THREAD_BLOCKS : FILLED;
+  const int blocks = first_rank ? THREAD_BLOCKS : OWN_BLOCKS;
   return blocks * MOST_MATRICES * av_block_rows(row_bytes, 1) * row_bytes;
 }
 

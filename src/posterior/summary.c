@@ -75,6 +75,9 @@ static av_status add_cells(av_posterior *posterior, sums *total) {
 
 static av_status add_all(av_posterior *posterior, sums *total) {
   av_backend *be = posterior->be;
+  if (posterior->begun > posterior->ended) {
+    return AV_FAIL_BUG("a summary while rows are under way");
+  }
   const int64_t n = av_vae_layout(posterior->vae)->spec.n_genes;
   _Static_assert(sizeof(av_wide) == 2 * sizeof(double), "two words a gene");
   if (posterior->rho_sums == NULL) {

@@ -278,7 +278,9 @@ static av_status write_facts(av_writer *writer, const av_results *results) {
   return write_history(writer, results);
 }
 
-/* The posterior's rows, timed: what is left of a part's time is transport and disk. */
+/* The posterior's rows, timed: what is left of a part's time is transport and disk. Of a GPU, which
+ * goes on meanwhile, what the host takes to queue and to wait. */
+_Static_assert((int)AV_POSTERIOR_PASSES >= (int)AV_ROW_CALLS, "as many calls as the writer makes");
 static const char *const ENCODE = "encode";
 static const char *const DECODE = "encode and decode";
 

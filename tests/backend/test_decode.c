@@ -482,6 +482,20 @@ static void output_without_labels(void **state) {
   twin_close(&twin);
 }
 
+/* Losses by cell are refused while outputs are under way, where these travel. */
+static void check_no_losses(const av_twin *twin, const av_decode *decode, const arrays *a) {
+  av_backend *be = (av_backend *)(uintptr_t)&twin->be[TESTED];
+  if (be->queues) {
+    double *nll = av_calloc((size_t)twin->n, sizeof *nll);
+    assert_non_null(nll);
+    assert_int_equal(be->ops->decode_cells(be, twin->batch[TESTED], decode, a->x.at[TESTED],
+                                           a->l.at[TESTED], nll),
+                     AV_BUG);
+    av_error_clear();
+    free(nll);
+  }
+}
+
 /* Of one of rho and mu the same as of both: to the bit, but for what a product of other sizes
  * rounds otherwise. The second is begun before the first is ended; one of nothing is between them.
  */
@@ -493,6 +507,7 @@ static void check_alone(const av_twin *twin, const av_decode *decode, const arra
   require(begin_output(twin, TESTED, decode, a, alone, one, NULL));
   require(begin_output(twin, TESTED, decode, a, alone, NULL, NULL));
   require(begin_output(twin, TESTED, decode, a, alone, NULL, one + n));
+  check_no_losses(twin, decode, a);
   for (int64_t i = 0; i < 2 * n; ++i) {
     if (i == 0 || i == n) { /* each is whole after its own end */
       end_output(twin, TESTED);

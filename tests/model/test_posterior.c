@@ -13,6 +13,10 @@
 #include "model/rig.h"
 #include "posterior/posterior.h"
 
+#ifdef AV_TESTED_CUDA
+#include "cuda_backend.h"
+#endif
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -106,6 +110,7 @@ static void check_ahead(av_posterior *posterior, int64_t most, const direct_outp
     assert_int_equal(av_posterior_rho(posterior, 0, 1, out[i]), AV_OK);
   }
   assert_int_equal(av_posterior_rho(posterior, 0, 1, out[0]), AV_BUG);
+  assert_int_equal(av_posterior_summary(posterior, NULL, NULL), AV_BUG);
   for (int i = 0; i < AV_POSTERIOR_PASSES; ++i) {
     assert_int_equal(av_posterior_end(posterior), AV_OK);
     free(out[i]);
@@ -200,7 +205,11 @@ int main(int argc, char **argv) {
     return 1;
   }
   av_comm_self(&self);
+#ifdef AV_TESTED_CUDA
+  kind = (rig_kind){.ops = &av_backend_cuda, .keeps_passes = true, .tolerance = 1e-4};
+#else
   kind = rig_kind_of(argc > 1 ? argv[1] : "reference");
+#endif
   const int failed = cmocka_run_group_tests(tests, NULL, NULL);
   av_comm_free(&comm);
   return failed;

@@ -148,7 +148,7 @@ const av_backend_ops av_backend_cpu = {.name = "cpu",
                                        .read_end = av_backend_read_end,
                                        .zero = cpu_zero,
                                        .add = cpu_add,
-                                       .pass_begin = av_backend_no_pass_begin,
                                        .output_end = av_backend_no_output_end,
+                                       .pass_begin = av_backend_no_pass_begin,
                                        .pass_end = av_backend_no_pass_end,
                                        AV_TABLE_OPERATIONS(av_cpu_)};

@@ -195,7 +195,7 @@ const av_backend_ops av_backend_reference = {.name = "reference",
                                              .read_end = av_backend_read_end,
                                              .zero = ref_zero,
                                              .add = ref_add,
-                                             .pass_begin = av_backend_no_pass_begin,
                                              .output_end = av_backend_no_output_end,
+                                             .pass_begin = av_backend_no_pass_begin,
                                              .pass_end = av_backend_no_pass_end,
                                              AV_TABLE_OPERATIONS(ref_)};
