@@ -6,6 +6,7 @@
  */
 #include "base/clock.h"
 #include "base/memory.h"
+#include "math/rng.h"
 #include "packing.h"
 
 #include <stdio.h>
@@ -32,19 +33,14 @@ static void *need(void *memory) {
   return memory;
 }
 
-static uint64_t drawn(uint64_t *state) {
-  *state = *state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-  return *state >> 33;
-}
-
 static void make_order(scene *s, int64_t n) {
-  uint64_t state = 1;
   s->order = need(av_malloc((size_t)n, sizeof *s->order));
   for (int64_t i = 0; i < n; ++i) {
     s->order[i] = i;
   }
   for (int64_t i = n - 1; i > 0; --i) {
-    const int64_t j = (int64_t)(drawn(&state) % (uint64_t)(i + 1));
+    const uint64_t word = av_random64(1, AV_DRAW_SHUFFLE, 0, 0, (uint32_t)i);
+    const int64_t j = (int64_t)(word % (uint64_t)(i + 1));
     const int64_t moved = s->order[i];
     s->order[i] = s->order[j];
     s->order[j] = moved;

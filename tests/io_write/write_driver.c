@@ -225,7 +225,7 @@ typedef struct late {
   struct {
     int64_t first, n;
     float *out;
-  } rows[2];
+  } rows[AV_ROW_CALLS];
 } late;
 
 static av_status fill_failed(const late *of, int64_t end) {
@@ -238,7 +238,7 @@ static av_status fill_failed(const late *of, int64_t end) {
 
 static av_status begin_late(void *context, int64_t first, int64_t n, void *out) {
   late *of = context;
-  if (of->begun == 2 || first != of->next || n <= 0) {
+  if (of->begun == AV_ROW_CALLS || first != of->next || n <= 0) {
     return AV_FAIL_BUG("rows %lld, beside %d calls", (long long)first, of->begun);
   }
   AV_TRY(of->d->fail_begin ? fill_failed(of, first + n) : AV_OK);
@@ -255,7 +255,7 @@ static av_status end_late(void *context) {
   late *of = context;
   const int64_t end = of->rows[0].first + of->rows[0].n;
   const bool last = end == of->d->dataset.n_local;
-  if (of->begun != (last ? 1 : 2)) { /* the rows after these have been begun */
+  if (of->begun != (last ? 1 : AV_ROW_CALLS)) { /* the rows after these have been begun */
     return AV_FAIL_BUG("rows to %lld end beside %d calls", (long long)end, of->begun);
   }
   AV_TRY(fill_failed(of, end));
